@@ -1,0 +1,104 @@
+"""Where the configuration lies, its root schema, and how a command turns a mistake in it into one sentence."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dien.errors import DienError
+from dien.runs import run_folder_of, unfinished_run
+
+_here = Path(__file__).resolve().parent
+# A wheel carries the folder inside the package; a checkout has it at the top level.
+CONF = next((path for path in (_here / "conf", _here.parents[1] / "conf") if path.is_dir()), _here / "conf")
+
+
+@dataclass
+class TrainConfig:
+    """Root of `conf/train.yaml`. A key that is not here is an error; groups check their own keys when built."""
+
+    seed: int = MISSING
+    train: bool = MISSING
+    test: bool = MISSING
+    ckpt: str | None = MISSING
+    objective: str = MISSING
+    threads: int | None = MISSING
+    name: str = MISSING
+    run_dir: str = MISSING
+    data: Any = MISSING
+    model: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+
+
+@dataclass
+class PrepareConfig:
+    """Root of `conf/prepare.yaml`."""
+
+    seed: int = MISSING
+    data: Any = MISSING
+
+
+def _run_dir(ckpt: str | None, parent: str, name: str) -> str:
+    """A resumed run continues in its own folder; any other gets a new one that no launch shares."""
+    if ckpt == "auto":
+        return str(unfinished_run(Path(parent), name) or _run_dir(None, parent, name))
+    if ckpt is not None:
+        return str(run_folder_of(ckpt))
+    return f"{parent}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{name}"
+
+
+def register() -> None:
+    """Make the schemas and resolvers of `conf/` known; calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("prepare_schema", PrepareConfig)
+    OmegaConf.register_new_resolver("run_group", lambda experiment: experiment or "default", replace=True)
+    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True, use_cache=True)
+
+
+def exit_with_sentence(command: str, main: Callable[[], Any]) -> None:
+    """Run a Hydra application; a user's mistake ends in one sentence on stderr and exit status 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
+    try:
+        main()
+    except (DienError, HydraException, OmegaConfBaseException, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(f"{command}: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What the user did wrong, in one line; None if the error is not theirs but a defect of the program."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, DienError):
+            return str(link)
+        if isinstance(link, OSError) and link.filename:
+            return f"{link.strerror}: {link.filename}"
+    text = str(error)
+    key = re.search(r"full_key: (\S+)", text)
+    for link in chain:
+        if isinstance(link, TypeError) and (
+            typo := re.search(r"unexpected keyword argument '(\w+)'", str(link))
+        ):
+            return f"{key[1] + '.' if key else ''}{typo[1]} is not an option: check its spelling."
+    if isinstance(error, HydraException | OmegaConfBaseException) and "Error in call to target" not in text:
+        return " ".join(text.split())
+    return None

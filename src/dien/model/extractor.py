@@ -1,0 +1,124 @@
+"""The interest extractor: a GRU over the clicked items, and the auxiliary loss that supervises its states.
+
+Axes: B rows, N real steps, D item vector, H hidden, K negatives a step, C = 1 + K candidates for the next click.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dien.errors import ConfigError, check_at_least
+from dien.model.layers import ACTIVATIONS, MLP
+from dien.model.steps import Steps
+from dien.ops import gated_scan
+
+
+class GatedRecurrence(nn.Module):
+    """One recurrent layer with the parameters and the initialisation of a one-layer `nn.GRU`.
+
+    `h' = h + w(a, u) * (n - h)`, where u = 1 - z is the write gate and `rule` names w; see `dien.ops.gated_scan`.
+    With the rule `gru` (w = u) it is `nn.GRU`. Every recurrence of the network is one of these, so that variants
+    differ in the rule and in nothing else.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(hidden_size)
+        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size).uniform_(-bound, bound))
+        self.bias_ih = nn.Parameter(torch.empty(3 * hidden_size).uniform_(-bound, bound))
+        self.bias_hh = nn.Parameter(torch.empty(3 * hidden_size).uniform_(-bound, bound))
+
+    def forward(
+        self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None
+    ) -> Tensor:
+        """[N, I] -> states [N, H]"""
+        projected_N3H = F.linear(x_NI, self.weight_ih, self.bias_ih)
+        return gated_scan(projected_N3H, attention_N, steps.offsets, self.weight_hh, self.bias_hh, rule=rule)
+
+
+class DotScorer(nn.Module):
+    """Eq. 6 of the paper: the inner product of the state and the item."""
+
+    def __init__(self, hidden_size: int, item_size: int) -> None:
+        super().__init__()
+        if hidden_size != item_size:
+            raise ConfigError(
+                f"model.scorer=dot needs model.hidden_size = {item_size}, the width of an item, not {hidden_size}."
+            )
+
+    def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
+        """Logits [N, C]"""
+        return (interest_NH[:, None] * candidate_NCD).sum(-1)
+
+
+class MLPScorer(nn.Module):
+    """The authors' network: a perceptron on `[h_t, e_{t+1}]`, 100-50-1 with sigmoids.
+
+    Raises:
+        ConfigError: without a hidden layer.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        item_size: int,
+        *,
+        hidden: Sequence[int] = (100, 50),
+        activation: str = "sigmoid",
+    ) -> None:
+        super().__init__()
+        if not hidden:
+            raise ConfigError(
+                "model.scorer.hidden=[] has no layer: give at least one width, or use model/scorer=dot."
+            )
+        self.hidden_size = hidden_size
+        self.first = nn.Linear(hidden_size + item_size, hidden[0])
+        self.rest = nn.Sequential(
+            ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
+        )
+
+    def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
+        """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
+        state_weight, item_weight = self.first.weight.tensor_split([self.hidden_size], 1)
+        state_N1 = F.linear(interest_NH, state_weight, self.first.bias)[:, None]
+        return self.rest(state_N1 + F.linear(candidate_NCD, item_weight)).squeeze(-1)
+
+
+class InterestExtractor(nn.Module):
+    """Eq. 2-5: the interest `h_t` of every step, a GRU over the item vectors.
+
+    Args:
+        item_size: D.
+        hidden_size: H, at least 1.
+        scorer: `DotScorer` or `MLPScorer`, built with (H, D).
+    """
+
+    def __init__(self, item_size: int, hidden_size: int, scorer: nn.Module) -> None:
+        super().__init__()
+        check_at_least("model.hidden_size", hidden_size, 1)
+        self.recurrence = GatedRecurrence(item_size, hidden_size)
+        self.scorer = scorer
+
+    def forward(self, history_ND: Tensor, steps: Steps) -> Tensor:
+        """[N, D] -> interest [N, H]"""
+        return self.recurrence(history_ND, steps)
+
+    def auxiliary_loss(
+        self, interest_NH: Tensor, history_ND: Tensor, negative_NKD: Tensor, steps: Steps
+    ) -> Tensor:
+        """Eq. 7: is `h_t` closer to the next click than to items not clicked in its place?
+
+        The mean over the steps with a next step of `softplus(-score(h_t, e_{t+1})) + softplus(score(h_t, n_{t+1}))`,
+        the second term averaged over the K negatives; 0 if no step has a next one.
+        """
+        # Flat neighbours t, t + 1 are scored whether or not they lie in one row: the few that do not cost less
+        # than gathering the others, and the mask keeps them out of the loss and of every gradient.
+        same_row = steps.row_N[1:] == steps.row_N[:-1]
+        candidate_NCD = torch.cat([history_ND[1:, None], negative_NKD[1:]], 1)
+        positive_N1, negative_NK = self.scorer(interest_NH[:-1], candidate_NCD).float().tensor_split([1], 1)
+        loss_N = F.softplus(-positive_N1).squeeze(1) + F.softplus(negative_NK).mean(1)
+        return (loss_N * same_row).sum() / same_row.sum().clamp(min=1)

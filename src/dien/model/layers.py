@@ -1,0 +1,105 @@
+"""The feed-forward parts: activations, the multi-layer perceptron and the click head."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dien.errors import ConfigError, check_choice
+
+
+class Dice(nn.Module):
+    """PReLU whose rectifier sits at the mean of its input (Zhou et al., Deep Interest Network, KDD 2018, eq. 3).
+
+    `p * x + (1 - p) * slope * x` with `p = sigmoid` of the normalised input. Training uses the statistics of the
+    batch, evaluation the running ones, so that a score never depends on the rows that share its batch; a batch of
+    one row has no statistics of its own and uses the running ones too.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, *, momentum: float = 0.1, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.slope = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        normal_BD = F.batch_norm(
+            x_BD,
+            self.running_mean,
+            self.running_var,
+            training=self.training and len(x_BD) > 1,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+        gate_BD = normal_BD.sigmoid()
+        return x_BD * (gate_BD + self.slope * (1 - gate_BD))
+
+
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "dice": Dice,
+    "prelu": nn.PReLU,
+    "relu": lambda width: nn.ReLU(),
+    "sigmoid": lambda width: nn.Sigmoid(),
+}
+
+
+class MLP(nn.Sequential):
+    """Hidden linear layers, each with an activation and dropout, and a closing linear layer with neither.
+
+    Args:
+        input_size: width of the input.
+        hidden: widths of the hidden layers, in order; may be empty.
+        activation: `dice | prelu | relu | sigmoid`.
+        dropout: probability of dropping a hidden unit in training.
+        output_size: width of the closing linear layer.
+
+    Raises:
+        ConfigError: for an unknown activation, a width below 1 or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden: Sequence[int],
+        *,
+        activation: str,
+        dropout: float = 0.0,
+        output_size: int = 1,
+    ) -> None:
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout={dropout} is out of range: it must be at least 0 and below 1.")
+        if any(width < 1 for width in hidden):
+            raise ConfigError(
+                f"hidden={list(hidden)} holds a layer without units: every width must be at least 1."
+            )
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(input_size, width), ACTIVATIONS[activation](width)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            input_size = width
+        super().__init__(*layers, nn.Linear(input_size, output_size))
+
+
+class Head(MLP):
+    """From the joined features of a row to the logit of a click; the paper's is 200-80-1 with Dice."""
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden: Sequence[int] = (200, 80),
+        activation: str = "dice",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(input_size, hidden, activation=activation, dropout=dropout)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """[B, D] -> logits [B]"""
+        return super().forward(x_BD).squeeze(-1)

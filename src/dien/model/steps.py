@@ -1,0 +1,62 @@
+"""The real time steps of a padded batch as one flat list, so that nothing is ever computed on padding.
+
+Axes: B rows, T padded steps, N real steps of all rows, row after row (N = sum of the lengths).
+Row b owns the flat steps `offsets[b]:offsets[b + 1]`; a row of length 0 owns none.
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class Steps(NamedTuple):
+    """Where the real steps of each row lie in the padded and in the flat layout."""
+
+    offsets: Tensor
+    """int64 [B + 1]"""
+    row_N: Tensor
+    """int64 [N], the row of every flat step"""
+    cell_N: Tensor
+    """int64 [N], the cell of every flat step in the padded layout read as one list of B * T cells"""
+    width: int
+    """T"""
+
+    @classmethod
+    def of(cls, length_B: Tensor, width: int) -> Self:
+        """Steps of rows with the given lengths, padded on the right to `width` = T."""
+        mask_BT = torch.arange(width, device=length_B.device) < length_B[:, None]
+        offsets = torch.cat([length_B.new_zeros(1), length_B.cumsum(0)])
+        cell_N = mask_BT.flatten().nonzero().squeeze(1)
+        return cls(offsets, cell_N // max(width, 1), cell_N, width)
+
+    @property
+    def rows(self) -> int:
+        """B"""
+        return len(self.offsets) - 1
+
+    def flat(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...]"""
+        return padded.flatten(0, 1).index_select(0, self.cell_N)
+
+    def padded(self, flat: Tensor, fill: float = 0.0) -> Tensor:
+        """[N, ...] -> [B, T, ...], `fill` on padding."""
+        cells = flat.new_full((self.rows * self.width, *flat.shape[1:]), fill)
+        return cells.index_copy(0, self.cell_N, flat).unflatten(0, (self.rows, self.width))
+
+    def spread(self, row_BD: Tensor) -> Tensor:
+        """Every step gets the vector of its row, [B, D] -> [N, D]."""
+        return row_BD.index_select(0, self.row_N)
+
+    def sum(self, flat_ND: Tensor) -> Tensor:
+        """Sum over the steps of each row, [N, D] -> [B, D]; 0 for a row without steps."""
+        return flat_ND.new_zeros(self.rows, flat_ND.shape[1]).index_add(0, self.row_N, flat_ND)
+
+    def softmax(self, score_N: Tensor) -> Tensor:
+        """Softmax over the steps of each row, [N] -> [N]."""
+        if not len(
+            score_N
+        ):  # every history is empty: there is nothing to normalise, and no maximum over T = 0
+            return score_N
+        # A row without steps is all -inf, whose softmax is NaN; it owns no flat step, so the NaN is never read.
+        return self.flat(self.padded(score_N, fill=-torch.inf).softmax(1))

@@ -1,0 +1,103 @@
+"""The LightningModule: losses, metrics and the optimizer around a network that knows of none of them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+
+import lightning.pytorch as pl
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
+
+from dien.batch import Batch
+from dien.errors import ConfigError, check_at_least
+from dien.metrics import AUC, GAUC, Calibration, LogLoss
+from dien.model.dien import Output
+
+
+class AuxiliaryNetwork(Protocol):
+    """A network whose interest states can be supervised."""
+
+    def auxiliary_loss(self, output: Output, batch: Batch) -> Tensor: ...
+
+
+class ClickModule(pl.LightningModule):
+    """Trains a network with `L = L_ctr + alpha * L_aux`, both means over their terms, and evaluates it.
+
+    Args:
+        network: `forward(batch) -> Output`, and `auxiliary_loss(output, batch)` if `alpha` > 0.
+        optimizer: called with the parameters.
+        schedule: called with the optimizer, stepped after every epoch.
+        alpha: weight of the auxiliary loss, at least 0; at 0 it is not computed.
+
+    Raises:
+        ConfigError: if alpha is negative, or positive for a network without an auxiliary loss.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
+        schedule: Callable[[Optimizer], LRScheduler],
+        alpha: float,
+    ) -> None:
+        super().__init__()
+        check_at_least("model.alpha", alpha, 0)
+        if alpha > 0 and not hasattr(network, "auxiliary_loss"):
+            raise ConfigError(
+                f"model.alpha={alpha} must be 0: {type(network).__name__} has no auxiliary loss."
+            )
+        self.network = network
+        self.alpha = alpha
+        self.optimizer, self.schedule = optimizer, schedule
+        metrics = MetricCollection(
+            {"auc": AUC(), "gauc": GAUC(), "logloss": LogLoss(), "calibration": Calibration()},
+            compute_groups=False,
+        )
+        self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+
+    def forward(self, batch: Batch) -> Output:
+        return cast(Output, self.network(batch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output = self(batch)
+        loss = ctr_loss = F.binary_cross_entropy_with_logits(output.logit_B.float(), batch.label_B)
+        losses = {"train/ctr_loss": ctr_loss.detach()}
+        if self.alpha > 0:
+            aux_loss = cast(AuxiliaryNetwork, self.network).auxiliary_loss(output, batch)
+            loss = ctr_loss + self.alpha * aux_loss
+            losses["train/aux_loss"] = aux_loss.detach()
+        losses["train/loss"] = loss.detach()
+        self.log_dict(losses, batch_size=len(batch.label_B))
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> None:
+        metrics.update(self(batch).logit_B, batch.label_B, batch.user_B)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_and_reset(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_and_reset(self.test_metrics)
+
+    def _log_and_reset(self, metrics: MetricCollection) -> None:
+        self.log_dict({name: value.float() for name, value in metrics.compute().items()}, sync_dist=False)
+        metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.network.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"},
+        }

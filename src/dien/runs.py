@@ -1,0 +1,117 @@
+"""Run folders: how a run is written down. Every report, notebook and later command reads these files and no others.
+
+config.yaml (resolved), metrics.json (final, flat), metrics.csv (per step and epoch), environment.json, checkpoints/.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dien.errors import DienError
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "wandb",
+    "polars",
+    "pyarrow",
+    "numpy",
+)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that exists whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that exists whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def run_folder_of(ckpt: str) -> Path:
+    """The run folder that a checkpoint, or the folder itself, names.
+
+    Raises:
+        DienError: if there is no such file or folder, or it belongs to no run.
+    """
+    path = Path(ckpt)
+    if not path.exists():
+        raise DienError(f"ckpt={ckpt} does not exist: give a run folder, a checkpoint in one, or auto.")
+    folder = path.parents[1] if path.is_file() else path
+    if not (folder / "checkpoints").is_dir():
+        raise DienError(
+            f"ckpt={ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing."
+        )
+    return folder
+
+
+def checkpoint_of(ckpt: str, default: str) -> Path:
+    """The checkpoint file that `ckpt` names; for a run folder its `default`, such as `last.ckpt`.
+
+    Raises:
+        DienError: if the run has no such checkpoint.
+    """
+    path = Path(ckpt) if Path(ckpt).is_file() else run_folder_of(ckpt) / "checkpoints" / default
+    if not path.is_file():
+        raise DienError(f"ckpt={ckpt} holds no checkpoint: {path} is missing.")
+    return path
+
+
+def unfinished_run(parent: Path, name: str) -> Path | None:
+    """The newest run of this name that has a checkpoint but no final metrics; None if there is none."""
+    runs = sorted(path.parents[1] for path in parent.glob(f"*_{name}/checkpoints/last.ckpt"))
+    return next((run for run in reversed(runs) if not (run / "metrics.json").exists()), None)
+
+
+def environment(*, seed: int, fingerprint: str, parameters: int, device: str, engine: str) -> dict[str, Any]:
+    """What else decides a run's numbers: code, packages, machine, seed and data."""
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in ("dien", *PACKAGES)},
+        "device": device,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "scan_engine": engine,
+        "seed": seed,
+        "dataset_fingerprint": fingerprint,
+        "parameters": parameters,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the project's checkout; None from a wheel, or without git."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,222 @@
+"""`dien-train` and `dien-prepare`: from a configuration to a run folder, or to a prepared dataset.
+
+`dien-train` composes, seeds, prepares the data, fits, chooses the best epoch on validation, tests it, writes the run
+folder and returns the objective, so that any Hydra sweeper can drive it.
+"""
+
+import logging
+import math
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from dien import runs
+from dien.callbacks import BestAndLast, RunCSV, Throughput, direction
+from dien.config import CONF, exit_with_sentence, register
+from dien.data.datamodule import DataModule
+from dien.data.protocol import SPLITS
+from dien.errors import ConfigError, DienError, check_at_least
+from dien.model.features import check_ignored
+from dien.module import ClickModule
+from dien.ops import engine_for
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
+    """The LightningModule that `cfg.model`, `cfg.optimizer` and `cfg.schedule` describe, for prepared data."""
+    item_table, user_table = data.tables()
+    check_ignored(cfg.model.features.ignore, item_table, user_table)
+    node = {key: value for key, value in cfg.model.items() if key not in ("name", "variant", "alpha")}
+    network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
+    optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
+    return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
+
+
+def train(cfg: DictConfig) -> float:
+    """Run one configuration; everything that is left of it lies in `cfg.run_dir`.
+
+    Returns:
+        The objective on validation, at the best epoch.
+
+    Raises:
+        DienError: for any mistake in the configuration or the data.
+    """
+    start = time.perf_counter()
+    check_at_least("seed", cfg.seed, 0)
+    direction(cfg.objective)
+    if not cfg.train and cfg.ckpt is None:
+        raise ConfigError(
+            "train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=..."
+        )
+    if cfg.threads is not None:
+        check_at_least("threads", cfg.threads, 1)
+        torch.set_num_threads(cfg.threads)
+    run_dir = Path(cfg.run_dir)
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = instantiate(cfg.data, _convert_="all")
+    if not cfg.model.alpha > 0:  # nothing would look at them
+        data.negatives = replace(data.negatives, auxiliary=0)
+    data.prepare_data()
+    data.setup()
+    module = build_module(cfg, data)
+
+    resumed = _resumed_checkpoint(cfg, run_dir)
+    step = torch.load(resumed, map_location="cpu", weights_only=True)["global_step"] if resumed else 0
+    best, throughput = BestAndLast(run_dir / "checkpoints", cfg.objective), Throughput()
+    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
+    with warnings.catch_warnings():
+        _hush_lightning()
+        trainer = instantiate(
+            cfg.trainer, callbacks=[best, throughput, *callbacks], logger=loggers, default_root_dir=run_dir
+        )
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        if trainer.is_global_zero:
+            runs.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+            runs.write_json(
+                run_dir / "environment.json",
+                runs.environment(
+                    seed=cfg.seed,
+                    fingerprint=data.data.fingerprint,
+                    parameters=parameters,
+                    device=str(trainer.strategy.root_device),
+                    engine=engine_for(trainer.strategy.root_device),
+                ),
+            )
+        _say_what_runs(cfg, data, parameters)
+        checkpoint = resumed
+        if cfg.train:
+            trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+            if trainer.interrupted:
+                raise DienError(f"interrupted: continue with ckpt={run_dir}.")
+            checkpoint = Path(best.best_model_path)
+        metrics = _evaluate(cfg, trainer, module, data, checkpoint)
+    metrics |= {
+        "train/samples_per_second": throughput.samples_per_second,
+        "best_epoch": torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"],
+        "epochs": trainer.current_epoch,
+        "seconds": time.perf_counter() - start,
+    }
+    if trainer.is_global_zero:
+        runs.write_json(run_dir / "metrics.json", metrics)
+        _print_results(metrics, cfg.name, run_dir)
+    if math.isnan(metrics[cfg.objective]):
+        raise DienError(f"{cfg.objective} is undefined: the validation split needs clicks and non-clicks.")
+    return metrics[cfg.objective]
+
+
+def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
+    if cfg.ckpt == "auto":
+        newest = run_dir / "checkpoints" / "last.ckpt"
+        return newest if newest.is_file() else None
+    return runs.checkpoint_of(cfg.ckpt, "last.ckpt" if cfg.train else "best.ckpt") if cfg.ckpt else None
+
+
+def _evaluate(
+    cfg: DictConfig, trainer: pl.Trainer, module: ClickModule, data: DataModule, checkpoint: Path | None
+) -> Metrics:
+    """Validation and test metrics of one checkpoint."""
+    options: dict[str, Any] = {
+        "datamodule": data,
+        "ckpt_path": checkpoint,
+        "weights_only": True,
+        "verbose": False,
+    }
+    metrics = dict(trainer.validate(module, **options)[0])
+    if cfg.test:
+        metrics |= trainer.test(module, **options)[0]
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _hush_lightning() -> None:
+    """Advice that does not apply: in-process loading is measured to be the fastest here for small batches."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for advice in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*"):
+        warnings.filterwarnings("ignore", advice)
+
+
+def _say_what_runs(cfg: DictConfig, data: DataModule, parameters: int) -> None:
+    log.info("data: %s", _describe(data))
+    log.info(
+        "model: %s, %s parameters, alpha %g, seed %d, batch %d, history <= %d",
+        cfg.model.name,
+        f"{parameters:,}",
+        cfg.model.alpha,
+        cfg.seed,
+        cfg.data.batch_size,
+        cfg.data.history_length,
+    )
+    log.info("run folder: %s", cfg.run_dir)
+
+
+def _describe(data: DataModule) -> str:
+    counts = data.data.manifest
+    rows = ", ".join(f"{len(data.rows(split)):,} {split}" for split in SPLITS)
+    return (
+        f"{counts['name']}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events; "
+        f"rows: {rows}"
+    )
+
+
+def _print_results(metrics: Metrics, name: str, run_dir: Path) -> None:
+    table = Table(title=name, title_justify="left")
+    table.add_column("split")
+    for column in ("AUC", "GAUC", "log loss", "calibration"):
+        table.add_column(column, justify="right")
+    for split in ("val", "test"):
+        if f"{split}/auc" in metrics:
+            values = (metrics[f"{split}/{metric}"] for metric in ("auc", "gauc", "logloss", "calibration"))
+            table.add_row(split, *(f"{value:.4f}" for value in values))
+    console = Console(file=sys.stdout)
+    console.print(table)
+    console.print(
+        f"best epoch {metrics['best_epoch'] + 1:.0f} of {metrics['epochs']:.0f}, {metrics['seconds']:.0f} s, "
+        f"{metrics['train/samples_per_second']:,.0f} training samples/s",
+        highlight=False,
+    )
+    console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
+
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def _train(cfg: DictConfig) -> float:
+    return train(cfg)
+
+
+@hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
+def _prepare(cfg: DictConfig) -> None:
+    data = instantiate(cfg.data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
+    log.info("%s", _describe(data))
+    print(data.data.folder)
+
+
+def main() -> None:
+    """`dien-train`"""
+    register()
+    exit_with_sentence("dien-train", _train)
+
+
+def prepare_main() -> None:
+    """`dien-prepare`"""
+    register()
+    exit_with_sentence("dien-prepare", _prepare)
+
+
+if __name__ == "__main__":
+    main()
