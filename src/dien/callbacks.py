@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
@@ -57,6 +57,7 @@ class EarlyStopping(callbacks.EarlyStopping):
             patience=patience,
             min_delta=min_delta,
             check_finite=False,
+            strict=False,
         )
 
 
@@ -116,7 +117,7 @@ class RunCSV(CSVLogger):
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
             self._experiment = _AppendingWriter(self.log_dir, self.resume_step)
-        return self._experiment
+        return cast(ExperimentWriter, self._experiment)
 
 
 class _AppendingWriter(ExperimentWriter):
@@ -134,5 +135,8 @@ class _AppendingWriter(ExperimentWriter):
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._resume_step]
         path.unlink()
-        self.metrics = [{key: value for key, value in row.items() if value} for row in rows]  # type: ignore[misc]
+        self.metrics = [
+            {key: int(value) if value.isdigit() else float(value) for key, value in row.items() if value}
+            for row in rows
+        ]
         self.save()

@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,11 +70,12 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True, use_cache=True)
 
 
-def exit_with_sentence(command: str, main: Callable[[], Any]) -> None:
-    """Run a Hydra application; a user's mistake ends in one sentence on stderr and exit status 2."""
+@contextmanager
+def mistakes_in_one_sentence(command: str) -> Iterator[None]:
+    """A user's mistake ends the command with one sentence on stderr and exit status 2; a defect keeps its traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
     try:
-        main()
+        yield
     except (DienError, HydraException, OmegaConfBaseException, OSError) as error:
         sentence = _sentence(error)
         if sentence is None:
@@ -95,10 +97,9 @@ def _sentence(error: BaseException) -> str | None:
     text = str(error)
     key = re.search(r"full_key: (\S+)", text)
     for link in chain:
-        if isinstance(link, TypeError) and (
-            typo := re.search(r"unexpected keyword argument '(\w+)'", str(link))
-        ):
+        if isinstance(link, TypeError) and (typo := re.search(r"unexpected keyword argument '(\w+)'", str(link))):
             return f"{key[1] + '.' if key else ''}{typo[1]} is not an option: check its spelling."
     if isinstance(error, HydraException | OmegaConfBaseException) and "Error in call to target" not in text:
-        return " ".join(text.split())
+        # Hydra and OmegaConf append their own context after the sentence that concerns the user.
+        return re.split(r"\s+(?:full_key:|Config search path:)", " ".join(text.split()))[0]
     return None

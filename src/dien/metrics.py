@@ -92,9 +92,7 @@ class GAUC(Metric):
         self.user.append(user_B)
 
     def compute(self) -> Tensor:
-        auc_G, size_G = grouped_auc(
-            dim_zero_cat(self.score), dim_zero_cat(self.label), dim_zero_cat(self.user)
-        )
+        auc_G, size_G = grouped_auc(dim_zero_cat(self.score), dim_zero_cat(self.label), dim_zero_cat(self.user))
         both_G = ~auc_G.isnan()
         return (auc_G[both_G] * size_G[both_G]).sum() / size_G[both_G].sum()
 
@@ -113,9 +111,7 @@ class LogLoss(Metric):
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logit_B: Tensor, label_B: Tensor, user_B: Tensor) -> None:
-        loss = F.binary_cross_entropy_with_logits(
-            logit_B.detach().double(), label_B.double(), reduction="sum"
-        )
+        loss = F.binary_cross_entropy_with_logits(logit_B.detach().double(), label_B.double(), reduction="sum")
         self.total += loss
         self.count += len(label_B)
 

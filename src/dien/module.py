@@ -1,10 +1,11 @@
 """The LightningModule: losses, metrics and the optimizer around a network that knows of none of them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import lightning.pytorch as pl
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -46,9 +47,7 @@ class ClickModule(pl.LightningModule):
         super().__init__()
         check_at_least("model.alpha", alpha, 0)
         if alpha > 0 and not hasattr(network, "auxiliary_loss"):
-            raise ConfigError(
-                f"model.alpha={alpha} must be 0: {type(network).__name__} has no auxiliary loss."
-            )
+            raise ConfigError(f"model.alpha={alpha} must be 0: {type(network).__name__} has no auxiliary loss.")
         self.network = network
         self.alpha = alpha
         self.optimizer, self.schedule = optimizer, schedule
@@ -57,6 +56,10 @@ class ClickModule(pl.LightningModule):
             compute_groups=False,
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
 
     def forward(self, batch: Batch) -> Output:
         return cast(Output, self.network(batch))
@@ -95,7 +98,7 @@ class ClickModule(pl.LightningModule):
         self.log_dict({name: value.float() for name, value in metrics.compute().items()}, sync_dist=False)
         metrics.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.network.parameters())
         return {
             "optimizer": optimizer,

@@ -59,9 +59,7 @@ def run_folder_of(ckpt: str) -> Path:
         raise DienError(f"ckpt={ckpt} does not exist: give a run folder, a checkpoint in one, or auto.")
     folder = path.parents[1] if path.is_file() else path
     if not (folder / "checkpoints").is_dir():
-        raise DienError(
-            f"ckpt={ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing."
-        )
+        raise DienError(f"ckpt={ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing.")
     return folder
 
 

@@ -4,6 +4,7 @@
 folder and returns the objective, so that any Hydra sweeper can drive it.
 """
 
+import contextlib
 import logging
 import math
 import sys
@@ -11,11 +12,14 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import hydra
 import lightning.pytorch as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -23,7 +27,7 @@ from rich.table import Table
 
 from dien import runs
 from dien.callbacks import BestAndLast, RunCSV, Throughput, direction
-from dien.config import CONF, exit_with_sentence, register
+from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, check_at_least
@@ -40,7 +44,8 @@ def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     """The LightningModule that `cfg.model`, `cfg.optimizer` and `cfg.schedule` describe, for prepared data."""
     item_table, user_table = data.tables()
     check_ignored(cfg.model.features.ignore, item_table, user_table)
-    node = {key: value for key, value in cfg.model.items() if key not in ("name", "variant", "alpha")}
+    keys = [key for key in cfg.model if key not in ("name", "variant", "alpha")]
+    node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
     network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
     return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
@@ -57,11 +62,10 @@ def train(cfg: DictConfig) -> float:
     """
     start = time.perf_counter()
     check_at_least("seed", cfg.seed, 0)
+    check_at_least("model.alpha", cfg.model.alpha, 0)
     direction(cfg.objective)
     if not cfg.train and cfg.ckpt is None:
-        raise ConfigError(
-            "train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=..."
-        )
+        raise ConfigError("train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=...")
     if cfg.threads is not None:
         check_at_least("threads", cfg.threads, 1)
         torch.set_num_threads(cfg.threads)
@@ -76,7 +80,7 @@ def train(cfg: DictConfig) -> float:
     module = build_module(cfg, data)
 
     resumed = _resumed_checkpoint(cfg, run_dir)
-    step = torch.load(resumed, map_location="cpu", weights_only=True)["global_step"] if resumed else 0
+    step = _load(resumed)["global_step"] if resumed else 0
     best, throughput = BestAndLast(run_dir / "checkpoints", cfg.objective), Throughput()
     callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
     loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
@@ -85,30 +89,23 @@ def train(cfg: DictConfig) -> float:
         trainer = instantiate(
             cfg.trainer, callbacks=[best, throughput, *callbacks], logger=loggers, default_root_dir=run_dir
         )
-        parameters = sum(parameter.numel() for parameter in module.parameters())
         if trainer.is_global_zero:
-            runs.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-            runs.write_json(
-                run_dir / "environment.json",
-                runs.environment(
-                    seed=cfg.seed,
-                    fingerprint=data.data.fingerprint,
-                    parameters=parameters,
-                    device=str(trainer.strategy.root_device),
-                    engine=engine_for(trainer.strategy.root_device),
-                ),
-            )
-        _say_what_runs(cfg, data, parameters)
-        checkpoint = resumed
+            _write_inputs(cfg, run_dir, data, module, trainer)
+            _say_what_runs(cfg, data, module)
         if cfg.train:
             trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
             if trainer.interrupted:
                 raise DienError(f"interrupted: continue with ckpt={run_dir}.")
-            checkpoint = Path(best.best_model_path)
+            if not best.best_model_path:
+                log.info("training ended before its first validation: the last weights are the best there are")
+                best.best_model_path = str(run_dir / "checkpoints" / "best.ckpt")
+                trainer.save_checkpoint(best.best_model_path)
+        checkpoint = Path(best.best_model_path) if cfg.train else resumed
+        assert checkpoint is not None  # without training, `ckpt` was asked for above
         metrics = _evaluate(cfg, trainer, module, data, checkpoint)
     metrics |= {
         "train/samples_per_second": throughput.samples_per_second,
-        "best_epoch": torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"],
+        "best_epoch": _load(checkpoint)["epoch"],
         "epochs": trainer.current_epoch,
         "seconds": time.perf_counter() - start,
     }
@@ -120,6 +117,13 @@ def train(cfg: DictConfig) -> float:
     return metrics[cfg.objective]
 
 
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise DienError(f"{checkpoint} is not a whole checkpoint: it is damaged, or was cut while written.") from error
+
+
 def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
     if cfg.ckpt == "auto":
         newest = run_dir / "checkpoints" / "last.ckpt"
@@ -127,9 +131,7 @@ def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
     return runs.checkpoint_of(cfg.ckpt, "last.ckpt" if cfg.train else "best.ckpt") if cfg.ckpt else None
 
 
-def _evaluate(
-    cfg: DictConfig, trainer: pl.Trainer, module: ClickModule, data: DataModule, checkpoint: Path | None
-) -> Metrics:
+def _evaluate(cfg: DictConfig, trainer: pl.Trainer, module: ClickModule, data: DataModule, checkpoint: Path) -> Metrics:
     """Validation and test metrics of one checkpoint."""
     options: dict[str, Any] = {
         "datamodule": data,
@@ -144,19 +146,40 @@ def _evaluate(
 
 
 def _hush_lightning() -> None:
-    """Advice that does not apply: in-process loading is measured to be the fastest here for small batches."""
+    """Advice that does not apply here, and a deprecation that is Lightning's own to mend."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for advice in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*"):
+    for advice in (
+        ".*does not have many workers.*",  # batches are made whole in a few milliseconds
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run continues in its own folder
+        ".*smaller than the logging interval.*",  # a small log has short epochs
+        ".*could not find the monitored key.*",  # `train` says what it means
+        ".*LeafSpec.* is deprecated.*",
+    ):
         warnings.filterwarnings("ignore", advice)
 
 
-def _say_what_runs(cfg: DictConfig, data: DataModule, parameters: int) -> None:
+def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: ClickModule, trainer: pl.Trainer) -> None:
+    device = trainer.strategy.root_device
+    runs.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    runs.write_json(
+        run_dir / "environment.json",
+        runs.environment(
+            seed=cfg.seed,
+            fingerprint=data.data.fingerprint,
+            parameters=module.parameter_count,
+            device=str(device),
+            engine=engine_for(device),
+        ),
+    )
+
+
+def _say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> None:
     log.info("data: %s", _describe(data))
     log.info(
         "model: %s, %s parameters, alpha %g, seed %d, batch %d, history <= %d",
         cfg.model.name,
-        f"{parameters:,}",
-        cfg.model.alpha,
+        f"{module.parameter_count:,}",
+        module.alpha,
         cfg.seed,
         cfg.data.batch_size,
         cfg.data.history_length,
@@ -194,14 +217,22 @@ def _print_results(metrics: Metrics, name: str, run_dir: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _train(cfg: DictConfig) -> float:
-    return train(cfg)
+    # A job of a sweep lets Hydra see its error: it names the overrides and goes on with the other jobs.
+    alone = HydraConfig.get().mode is RunMode.RUN
+    try:
+        with mistakes_in_one_sentence("dien-train") if alone else contextlib.nullcontext():
+            return train(cfg)
+    finally:
+        with contextlib.suppress(OSError):  # a run that never began leaves no empty folder behind
+            Path(cfg.run_dir).rmdir()
 
 
 @hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
 def _prepare(cfg: DictConfig) -> None:
-    data = instantiate(cfg.data, _convert_="all")
-    data.prepare_data()
-    data.setup("fit")
+    with mistakes_in_one_sentence("dien-prepare"):
+        data = instantiate(cfg.data, _convert_="all")
+        data.prepare_data()
+        data.setup()
     log.info("%s", _describe(data))
     print(data.data.folder)
 
@@ -209,13 +240,15 @@ def _prepare(cfg: DictConfig) -> None:
 def main() -> None:
     """`dien-train`"""
     register()
-    exit_with_sentence("dien-train", _train)
+    with mistakes_in_one_sentence("dien-train"):
+        _train()
 
 
 def prepare_main() -> None:
     """`dien-prepare`"""
     register()
-    exit_with_sentence("dien-prepare", _prepare)
+    with mistakes_in_one_sentence("dien-prepare"):
+        _prepare()
 
 
 if __name__ == "__main__":

@@ -56,9 +56,7 @@ def test_auc_equals_torchmetrics_on_many_rows():
 
 
 def test_all_equal_scores_are_one_half():
-    auc, size = grouped_auc(
-        torch.zeros(6), torch.tensor([1, 0, 1, 0, 0, 1]), torch.tensor([7, 7, 7, 3, 3, 3])
-    )
+    auc, size = grouped_auc(torch.zeros(6), torch.tensor([1, 0, 1, 0, 0, 1]), torch.tensor([7, 7, 7, 3, 3, 3]))
     assert auc.tolist() == [0.5, 0.5]
     assert size.tolist() == [3, 3]
 

@@ -52,22 +52,17 @@ class MLPAttention(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden:
-            raise ConfigError(
-                "model.attention.hidden=[] has no layer: give at least one width, such as [80, 40]."
-            )
+            raise ConfigError("model.attention.hidden=[] has no layer: give at least one width, such as [80, 40].")
         if not project_target and target_size != hidden_size:
             raise ConfigError(
-                f"model.attention.project_target=false needs a target as wide as the steps: {target_size} is not {hidden_size}."
+                "model.attention.project_target=false needs a target as wide as the steps: "
+                f"{target_size} is not {hidden_size}."
             )
         self.query: nn.Module = (
-            nn.Sequential(nn.Linear(target_size, hidden_size), nn.PReLU())
-            if project_target
-            else nn.Identity()
+            nn.Sequential(nn.Linear(target_size, hidden_size), nn.PReLU()) if project_target else nn.Identity()
         )
         self.first = nn.Linear(4 * hidden_size, hidden[0])
-        self.rest = nn.Sequential(
-            ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
-        )
+        self.rest = nn.Sequential(ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
 
     def forward(self, interest_NH: Tensor, target_BD: Tensor, steps: Steps) -> Tensor:
         query_BH = self.query(target_BD)

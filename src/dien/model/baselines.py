@@ -59,9 +59,7 @@ class PNN(Base):
 
     def forward(self, batch: Batch) -> Output:
         steps, user_BU, target_BD, history_ND, sum_BD = self.embed(batch)
-        return Output(
-            self.head(torch.cat([user_BU, target_BD, sum_BD, target_BD * sum_BD], 1)), steps, history_ND
-        )
+        return Output(self.head(torch.cat([user_BU, target_BD, sum_BD, target_BD * sum_BD], 1)), steps, history_ND)
 
 
 class DIN(ClickNetwork):

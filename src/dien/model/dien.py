@@ -49,9 +49,7 @@ class ClickNetwork(nn.Module):
         features: `FeatureEmbedding` but for its table.
     """
 
-    def __init__(
-        self, item_table: Table, user_table: Table, features: Callable[[Table], FeatureEmbedding]
-    ) -> None:
+    def __init__(self, item_table: Table, user_table: Table, features: Callable[[Table], FeatureEmbedding]) -> None:
         super().__init__()
         self.item = features(item_table)
         self.user = features(user_table)
@@ -60,9 +58,7 @@ class ClickNetwork(nn.Module):
     def embed(self, batch: Batch) -> Embedded:
         steps = Steps.of(batch.length_B, batch.history_BT.shape[1])
         history_ND = self.item(steps.flat(batch.history_BT))
-        return Embedded(
-            steps, self.user(batch.user_B), self.item(batch.target_B), history_ND, steps.sum(history_ND)
-        )
+        return Embedded(steps, self.user(batch.user_B), self.item(batch.target_B), history_ND, steps.sum(history_ND))
 
 
 class DIEN(ClickNetwork):
@@ -100,18 +96,13 @@ class DIEN(ClickNetwork):
     def forward(self, batch: Batch) -> Output:
         steps, user_BU, target_BD, history_ND, sum_BD = self.embed(batch)
         interest_NH = self.extractor(history_ND, steps)
-        evolved = self.evolution(
-            interest_NH, lambda state_NH: self.attention(state_NH, target_BD, steps), steps
-        )
+        evolved = self.evolution(interest_NH, lambda state_NH: self.attention(state_NH, target_BD, steps), steps)
         joined = torch.cat([user_BU, target_BD, sum_BD, target_BD * sum_BD, evolved.final_BH], 1)
-        return Output(
-            self.head(joined), steps, history_ND, evolved.attention_N, interest_NH, evolved.states_NH
-        )
+        return Output(self.head(joined), steps, history_ND, evolved.attention_N, interest_NH, evolved.states_NH)
 
     def auxiliary_loss(self, output: Output, batch: Batch) -> Tensor:
         """`L_aux` (eq. 7) of a batch from what `forward` made of it; a scalar."""
+        assert output.interest_NH is not None
         negative_NK = output.steps.flat(batch.negative_BT)
         negative_NKD = self.item(negative_NK if negative_NK.ndim == 2 else negative_NK[:, None])
-        return self.extractor.auxiliary_loss(
-            output.interest_NH, output.history_ND, negative_NKD, output.steps
-        )
+        return self.extractor.auxiliary_loss(output.interest_NH, output.history_ND, negative_NKD, output.steps)

@@ -32,9 +32,7 @@ class GatedRecurrence(nn.Module):
         self.bias_ih = nn.Parameter(torch.empty(3 * hidden_size).uniform_(-bound, bound))
         self.bias_hh = nn.Parameter(torch.empty(3 * hidden_size).uniform_(-bound, bound))
 
-    def forward(
-        self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None) -> Tensor:
         """[N, I] -> states [N, H]"""
         projected_N3H = F.linear(x_NI, self.weight_ih, self.bias_ih)
         return gated_scan(projected_N3H, attention_N, steps.offsets, self.weight_hh, self.bias_hh, rule=rule)
@@ -72,14 +70,10 @@ class MLPScorer(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden:
-            raise ConfigError(
-                "model.scorer.hidden=[] has no layer: give at least one width, or use model/scorer=dot."
-            )
+            raise ConfigError("model.scorer.hidden=[] has no layer: give at least one width, or use model/scorer=dot.")
         self.hidden_size = hidden_size
         self.first = nn.Linear(hidden_size + item_size, hidden[0])
-        self.rest = nn.Sequential(
-            ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
-        )
+        self.rest = nn.Sequential(ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
 
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
         """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
@@ -107,9 +101,7 @@ class InterestExtractor(nn.Module):
         """[N, D] -> interest [N, H]"""
         return self.recurrence(history_ND, steps)
 
-    def auxiliary_loss(
-        self, interest_NH: Tensor, history_ND: Tensor, negative_NKD: Tensor, steps: Steps
-    ) -> Tensor:
+    def auxiliary_loss(self, interest_NH: Tensor, history_ND: Tensor, negative_NKD: Tensor, steps: Steps) -> Tensor:
         """Eq. 7: is `h_t` closer to the next click than to items not clicked in its place?
 
         The mean over the steps with a next step of `softplus(-score(h_t, e_{t+1})) + softplus(score(h_t, n_{t+1}))`,

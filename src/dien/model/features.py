@@ -1,6 +1,7 @@
 """From rows of a feature table to vectors.
 
-Axes: R rows of the table, M entries of a multi-valued feature, C single-valued categorical columns, E embedding size, D width.
+Axes: R rows of the table, M entries of a multi-valued feature, C single-valued categorical columns, F float columns,
+E embedding size, D width.
 """
 
 from collections.abc import Sequence
@@ -72,9 +73,7 @@ class FeatureEmbedding(nn.Module):
         self.multi_count = len(multi)
 
         weight = torch.randn(band, embedding_size) * std
-        starts = torch.tensor([0] + [column.size for column in columns if column.kind != "float"]).cumsum(0)[
-            :-1
-        ]
+        starts = torch.tensor([0] + [column.size for column in columns if column.kind != "float"]).cumsum(0)[:-1]
         weight[starts + PADDING] = weight[starts + UNKNOWN] = 0.0
         self.weight = nn.Parameter(weight)
         self.float_FE = nn.Parameter(torch.randn(len(floats), embedding_size) * std) if floats else None
@@ -105,6 +104,4 @@ def check_ignored(ignore: Sequence[str], *tables: Table) -> None:
     names = [column.name for table in tables for column in table]
     for name in ignore:
         if name not in names:
-            raise ConfigError(
-                f"model.features.ignore names {name!r}, but the features are {', '.join(names)}."
-            )
+            raise ConfigError(f"model.features.ignore names {name!r}, but the features are {', '.join(names)}.")

@@ -75,9 +75,7 @@ class MLP(nn.Sequential):
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is out of range: it must be at least 0 and below 1.")
         if any(width < 1 for width in hidden):
-            raise ConfigError(
-                f"hidden={list(hidden)} holds a layer without units: every width must be at least 1."
-            )
+            raise ConfigError(f"hidden={list(hidden)} holds a layer without units: every width must be at least 1.")
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(input_size, width), ACTIVATIONS[activation](width)]

@@ -54,9 +54,7 @@ class Steps(NamedTuple):
 
     def softmax(self, score_N: Tensor) -> Tensor:
         """Softmax over the steps of each row, [N] -> [N]."""
-        if not len(
-            score_N
-        ):  # every history is empty: there is nothing to normalise, and no maximum over T = 0
+        if not len(score_N):  # every history is empty: there is nothing to normalise, and no maximum over T = 0
             return score_N
         # A row without steps is all -inf, whose softmax is NaN; it owns no flat step, so the NaN is never read.
         return self.flat(self.padded(score_N, fill=-torch.inf).softmax(1))

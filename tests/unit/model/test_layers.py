@@ -18,9 +18,7 @@ def test_embedding_concatenates_looked_up_pooled_and_scaled_features(item_table,
     embed = FeatureEmbedding(item_table, embedding_size=3, pooling=pooling, std=1.0)
     item_id, category, tags, price = item_table
     for row in range(2, len(item_id.values)):
-        entries = [
-            embed.weight[item_id.size + category.size + tag] for tag in tags.values[row].tolist() if tag
-        ]
+        entries = [embed.weight[item_id.size + category.size + tag] for tag in tags.values[row].tolist() if tag]
         if not entries:
             pooled = torch.zeros(3)
         elif pooling == "max":
@@ -64,9 +62,7 @@ def test_ids_far_above_float_precision_do_not_collide():
 def test_unknown_pooling_and_unknown_ignored_feature_are_named(item_table, user_table):
     with pytest.raises(ConfigError, match="pooling='median' is not one of mean, max, sum"):
         FeatureEmbedding(item_table, pooling="median")
-    with pytest.raises(
-        ConfigError, match="'brand', but the features are item_id, category, tags, price, user_id"
-    ):
+    with pytest.raises(ConfigError, match="'brand', but the features are item_id, category, tags, price, user_id"):
         check_ignored(["brand"], item_table, user_table)
     with pytest.raises(ConfigError, match="embedding_size=0 is out of range"):
         FeatureEmbedding(item_table, embedding_size=0)
@@ -170,7 +166,7 @@ def test_mlp_scorer_equals_the_concatenation():
 def test_dot_scorer_is_the_inner_product_and_needs_equal_widths():
     h, candidates = torch.randn(2, 3), torch.randn(2, 1, 3)
     torch.testing.assert_close(DotScorer(3, 3)(h, candidates)[1, 0], h[1] @ candidates[1, 0])
-    with pytest.raises(ConfigError, match="needs model.hidden_size = 6"):
+    with pytest.raises(ConfigError, match=r"needs model\.hidden_size = 6"):
         DotScorer(3, 6)
 
 

@@ -40,9 +40,7 @@ def test_a_score_depends_on_its_own_row_only(make_network, make_batch, name, att
     order = torch.tensor([3, 0, 4, 2, 1])
     torch.testing.assert_close(network(take(batch, order)).logit_B, logit_B[order], rtol=0, atol=1e-6)
     for row in range(len(LENGTHS)):
-        torch.testing.assert_close(
-            network(take(batch, [row])).logit_B, logit_B[row : row + 1], rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(network(take(batch, [row])).logit_B, logit_B[row : row + 1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("negatives", [1, 3])
@@ -61,8 +59,7 @@ def test_auxiliary_loss_equals_a_loop(make_network, make_batch, scorer, negative
             clicked = score(h, network.item(batch.history_BT[b, t + 1])[None, None]).squeeze()
             others = [score(h, network.item(n)[None, None]).squeeze() for n in negative_BTK[b, t + 1]]
             terms.append(
-                -torch.log(clicked.sigmoid())
-                - sum(torch.log(1 - other.sigmoid()) for other in others) / negatives
+                -torch.log(clicked.sigmoid()) - sum(torch.log(1 - other.sigmoid()) for other in others) / negatives
             )
     torch.testing.assert_close(network.auxiliary_loss(output, batch), torch.stack(terms).mean())
 
@@ -166,9 +163,7 @@ def test_each_variant_by_hand():
     assert run(GRU(1)).final_BH.item() == pytest.approx(a1 * s1 + a2 * s2, abs=1e-6)
     assert run(AIGRU(1)).final_BH.item() == pytest.approx(two(plain, plain, a1 * h1, a2 * h2)[1], abs=1e-6)
     assert run(AGRU(1)).final_BH.item() == pytest.approx(two(lambda u: a1, lambda u: a2)[1], abs=1e-6)
-    assert run(AUGRU(1)).final_BH.item() == pytest.approx(
-        two(lambda u: a1 * u, lambda u: a2 * u)[1], abs=1e-6
-    )
+    assert run(AUGRU(1)).final_BH.item() == pytest.approx(two(lambda u: a1 * u, lambda u: a2 * u)[1], abs=1e-6)
     assert run(AUGRUCode(1)).final_BH.item() == pytest.approx(
         two(lambda u: a1 + u - a1 * u, lambda u: a2 + u - a2 * u)[1], abs=1e-6
     )
@@ -245,7 +240,5 @@ def test_every_parameter_learns(make_network, make_batch, name, activation):
     loss.backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
-        if not key.endswith(
-            "slope"
-        ):  # Dice's slope starts at 0 behind layers that may be dead for these rows
+        if not key.endswith("slope"):  # Dice's slope starts at 0 behind layers that may be dead for these rows
             assert parameter.grad.abs().max() > 0, key
