@@ -1,0 +1,22 @@
+"""A log of events: what every source returns and all that preparing a dataset needs."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Log:
+    """Events in input order, and what is known of items and users.
+
+    Feature columns of `items` and `users` are categorical (string or integer), multi-valued categorical (list of
+    those) or float, by their dtype; nulls are allowed in features and nowhere else.
+    """
+
+    events: pl.DataFrame
+    """`user_id`, `item_id` (string or Int64), `timestamp` (Int64) and, if the log has impressions without a click,
+    `label` (Int8, 1 = click)."""
+    items: pl.DataFrame | None = None
+    """`item_id` (unique) and its features; items of the events that are missing here have unknown features."""
+    users: pl.DataFrame | None = None
+    """`user_id` (unique) and its features."""

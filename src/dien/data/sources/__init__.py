@@ -1,0 +1,17 @@
+"""Where logs come from: each source is a class with `load` and `fingerprint`."""
+
+from dien.data.sources.base import Source, validate
+from dien.data.sources.complete_journey import CompleteJourney, CompleteJourneySample
+from dien.data.sources.movielens import MovieLens
+from dien.data.sources.recbole import RecBoleAtomic
+from dien.data.sources.table import Table
+
+__all__ = [
+    "CompleteJourney",
+    "CompleteJourneySample",
+    "MovieLens",
+    "RecBoleAtomic",
+    "Source",
+    "Table",
+    "validate",
+]

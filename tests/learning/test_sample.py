@@ -1,0 +1,56 @@
+"""A real training on the bundled sample must learn what counting cannot."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from dien.config import CONF, register
+from dien.metrics import AUC
+from dien.train import train
+
+
+def sample_config(folder: Path, *overrides: str):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(
+            "train", overrides=[f"run_dir={folder}", f"data.cache={folder}/cache", "callbacks=quiet", *overrides]
+        )
+
+
+def heuristic_auc(data) -> tuple[float, float]:
+    """Test AUC of how often the target item, or an item of its category, is in the history."""
+    item_table, _ = data.tables()
+    category = next(column for column in item_table if column.name == "category").values
+    same_item, same_category = AUC(), AUC()
+    for batch in data.test_dataloader():
+        real_BT = torch.arange(batch.history_BT.shape[1]) < batch.length_B[:, None]
+        item_B = ((batch.history_BT == batch.target_B[:, None]) & real_BT).sum(1)
+        category_B = ((category[batch.history_BT] == category[batch.target_B][:, None]) & real_BT).sum(1)
+        same_item.update(item_B, batch.label_B, batch.user_B)
+        same_category.update(category_B, batch.label_B, batch.user_B)
+    return same_item.compute().item(), same_category.compute().item()
+
+
+@pytest.mark.slow
+def test_dien_beats_counting_on_the_bundled_sample(tmp_path):
+    cfg = sample_config(tmp_path, "trainer.max_epochs=2")
+    counting = heuristic_auc(instantiate(cfg.data, _convert_="all"))
+    assert counting == pytest.approx((0.63, 0.63), abs=0.02)
+    train(cfg)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["test/auc"] > max(counting) + 0.03
+    assert 0.66 < metrics["test/auc"] < 0.72
+    assert 0.65 < metrics["test/gauc"] < 0.72
+    assert metrics["test/logloss"] < 0.67  # a constant 1/2 scores 0.693
+    assert metrics["test/calibration"] == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_half_precision_learns_as_well(tmp_path, precision):
+    cfg = sample_config(tmp_path, "trainer.max_epochs=1", f"trainer.precision={precision}", "data.samples=all")
+    assert train(cfg) > 0.64
