@@ -31,9 +31,10 @@ from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, check_at_least
-from dien.model.features import check_ignored
+from dien.model.features import check_ignored, use_sparse_gradients
 from dien.module import ClickModule
 from dien.ops import engine_for
+from dien.optimizer import Adam
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
     network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
+    # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
+    lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")
+    if lazy and cfg.trainer.gradient_clip_val is None:
+        use_sparse_gradients(network)
     return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
 
 

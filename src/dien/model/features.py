@@ -15,6 +15,10 @@ from dien.tables import PADDING, UNKNOWN, Table
 
 POOLINGS = ("mean", "max", "sum")
 
+SPARSE_FROM = 8_000_000
+"""Numbers in a table from which sparse gradients train faster than dense ones; measured by
+`scripts/benchmark_embedding.py`, see docs/performance.md."""
+
 
 class FeatureEmbedding(nn.Module):
     """The concatenated embeddings of a row's features: the `e_t` and `e_a` of the paper for an item.
@@ -51,7 +55,7 @@ class FeatureEmbedding(nn.Module):
         check_at_least("model.features.embedding_size", embedding_size, 1)
         check_choice("model.features.pooling", pooling, POOLINGS)
         columns = [column for column in table if column.name not in ignore]
-        self.pooling, self.ignore = pooling, ignore
+        self.pooling, self.ignore, self.sparse = pooling, ignore, False
         self.width = embedding_size * len(columns)
 
         band = 0
@@ -80,14 +84,14 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the table, any shape [...] -> [..., D]."""
-        parts = [F.embedding(self.single_RC[rows], self.weight).flatten(-2)]
+        parts = [F.embedding(self.single_RC[rows], self.weight, sparse=self.sparse).flatten(-2)]
         parts += [self._pool(m, rows) for m in range(self.multi_count)]
         if self.float_FE is not None:
             parts.append((self.float_RF[rows][..., None] * self.float_FE).flatten(-2))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def _pool(self, m: int, rows: Tensor) -> Tensor:
-        entries = F.embedding(self.get_buffer(f"multi_{m}")[rows], self.weight)
+        entries = F.embedding(self.get_buffer(f"multi_{m}")[rows], self.weight, sparse=self.sparse)
         real = self.get_buffer(f"real_{m}")[rows][..., None]
         if self.pooling == "max":
             return entries.masked_fill(~real, -torch.inf).amax(-2).masked_fill(~real.any(-2), 0.0)
@@ -97,6 +101,13 @@ class FeatureEmbedding(nn.Module):
 
 def _stack(columns: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
     return torch.stack(columns, 1) if columns else torch.zeros(rows, 0, dtype=dtype)
+
+
+def use_sparse_gradients(network: nn.Module, smallest: int = SPARSE_FROM) -> None:
+    """Give the embedding tables of at least `smallest` numbers sparse gradients; `dien.optimizer.Adam` takes them."""
+    for module in network.modules():
+        if isinstance(module, FeatureEmbedding):
+            module.sparse = module.weight.numel() >= smallest
 
 
 def check_ignored(ignore: Sequence[str], *tables: Table) -> None:
