@@ -24,7 +24,7 @@ class Column(NamedTuple):
     size: int
     """Number of vocabulary ids, padding and unknown included; 1 for `float`."""
     values: Tensor
-    """`categorical`: int64 [R]; `multi`: int64 [R, M], padded on the right with 0; `float`: float32 [R], standardised"""
+    """`categorical`: int64 [R]; `multi`: int64 [R, M], right-padded with 0; `float`: float32 [R], standardised."""
 
 
 Table = tuple[Column, ...]
