@@ -7,12 +7,12 @@ Axes: B rows, N real steps, D item vector, H hidden, A first attention layer. On
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dien.errors import ConfigError
 from dien.model.layers import ACTIVATIONS, MLP
 from dien.model.steps import Steps
+from dien.ops import linear
 
 
 class BilinearAttention(nn.Module):
@@ -69,7 +69,7 @@ class MLPAttention(nn.Module):
         # [q, h, q - h, q * h] W = q (W_q + W_d) + h (W_h - W_d) + (q * h) W_m: the first product is needed once
         # a row, and the other two share one matrix, so half of the concatenation's work remains.
         q_AH, h_AH, difference_AH, product_AH = self.first.weight.chunk(4, 1)
-        row_BA = F.linear(query_BH, q_AH + difference_AH, self.first.bias)
+        row_BA = linear(query_BH, q_AH + difference_AH, self.first.bias)
         step_N2H = torch.cat([interest_NH, steps.spread(query_BH) * interest_NH], 1)
-        step_NA = F.linear(step_N2H, torch.cat([h_AH - difference_AH, product_AH], 1))
+        step_NA = linear(step_N2H, torch.cat([h_AH - difference_AH, product_AH], 1))
         return steps.softmax(self.rest(step_NA + steps.spread(row_BA)).squeeze(-1))

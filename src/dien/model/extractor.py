@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dien.errors import ConfigError, check_at_least
 from dien.model.layers import ACTIVATIONS, MLP
 from dien.model.steps import Steps
-from dien.ops import gated_scan
+from dien.ops import gated_scan, linear
 
 
 class GatedRecurrence(nn.Module):
@@ -34,7 +34,7 @@ class GatedRecurrence(nn.Module):
 
     def forward(self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None) -> Tensor:
         """[N, I] -> states [N, H]"""
-        projected_N3H = F.linear(x_NI, self.weight_ih, self.bias_ih)
+        projected_N3H = linear(x_NI, self.weight_ih, self.bias_ih)
         return gated_scan(projected_N3H, attention_N, steps.offsets, self.weight_hh, self.bias_hh, rule=rule)
 
 
@@ -78,8 +78,8 @@ class MLPScorer(nn.Module):
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
         """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
         state_weight, item_weight = self.first.weight.tensor_split([self.hidden_size], 1)
-        state_N1 = F.linear(interest_NH, state_weight, self.first.bias)[:, None]
-        return self.rest(state_N1 + F.linear(candidate_NCD, item_weight)).squeeze(-1)
+        state_N1 = linear(interest_NH, state_weight, self.first.bias)[:, None]
+        return self.rest(state_N1 + linear(candidate_NCD, item_weight)).squeeze(-1)
 
 
 class InterestExtractor(nn.Module):

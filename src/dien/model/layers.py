@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dien.errors import ConfigError, check_choice
+from dien.ops import Linear
 
 
 class Dice(nn.Module):
@@ -78,11 +79,11 @@ class MLP(nn.Sequential):
             raise ConfigError(f"hidden={list(hidden)} holds a layer without units: every width must be at least 1.")
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(input_size, width), ACTIVATIONS[activation](width)]
+            layers += [Linear(input_size, width), ACTIVATIONS[activation](width)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             input_size = width
-        super().__init__(*layers, nn.Linear(input_size, output_size))
+        super().__init__(*layers, Linear(input_size, output_size))
 
 
 class Head(MLP):

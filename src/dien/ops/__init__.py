@@ -1,0 +1,111 @@
+"""The gated scan: every recurrent layer of the network, through one door.
+
+`gated_scan` runs the fastest engine that works on the device of its tensors: a compiled kernel on the CPU, Triton
+kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=reference|cpu|triton forces one.
+`linear` and `Linear` are torch's linear layer, faster on long lists of steps.
+
+Axes: B rows, N real steps of all rows (row b owns `offsets[b]:offsets[b + 1]`), H hidden.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dien.errors import check_choice
+from dien.ops import library, reference
+from dien.ops.dense import Linear, linear
+from dien.ops.engines import ENGINES, engine_for
+
+__all__ = ["ENGINES", "RULES", "Linear", "engine_for", "gated_scan", "last_state", "linear"]
+
+RULES = tuple(reference.WRITE)
+
+
+def gated_scan(
+    projected_N3H: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor,
+    *,
+    rule: str,
+    initial_BH: Tensor | None = None,
+) -> Tensor:
+    """States `[N, H]` after each step of `h' = h + w * (n - h)`, row by row.
+
+    With torch's GRU parameters (gates r, z, n; reset after the product) r, z = sigmoid(x + W h + b), u = 1 - z,
+    n = tanh(x_n + r * (W_n h + b_n)), and w by `rule`: u ("gru", which is `nn.GRU`), a ("agru"), a * u ("augru",
+    the paper's eq. 11-12), a + u - a * u ("augru_code", the authors' code).
+
+    Args:
+        projected_N3H: the input projection `x @ weight_ih.T + bias_ih`, floating point.
+        attention_N: a of each step; None for the rule "gru", required by the others.
+        offsets: int64 `[B + 1]`, rising from 0 to N; rows may be empty.
+        weight_hh: `[3H, H]`.
+        bias_hh: `[3H]`.
+        rule: one of `RULES`.
+        initial_BH: state before the first step; zeros if None.
+
+    Returns:
+        States of the dtype of `projected_N3H` (under autocast, that of the linear layer which made it). The
+        recurrence itself runs in float32, or float64 for float64 input; each gradient has the dtype of its input.
+
+    Raises:
+        ConfigError: `rule` or DIEN_SCAN is not one of the allowed values, or a forced engine cannot run.
+        ValueError: shapes, dtypes or devices do not fit together, or offsets do not rise to N (not checked by the
+            Triton kernels, which would have to wait for the GPU).
+    """
+    check_choice("rule", rule, RULES)
+    if not torch.compiler.is_compiling():  # sizes may be unknown while tracing
+        _check(projected_N3H, attention_N, offsets, weight_hh, bias_hh, rule, initial_BH)
+    engine = engine_for(projected_N3H.device, projected_N3H.dtype)
+    if engine == "reference":
+        return reference.gated_scan(
+            projected_N3H, attention_N, offsets, weight_hh, bias_hh, rule=rule, initial_BH=initial_BH
+        )
+    dtype = projected_N3H.dtype
+    # The Triton kernels read half precision themselves.
+    wide = torch.promote_types(dtype, torch.float32) if engine == "cpu" else None
+    tensors = (projected_N3H, attention_N, weight_hh, bias_hh, initial_BH)
+    projected, attention, weight, bias, initial = (x if x is None else x.to(wide or x.dtype) for x in tensors)
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    states_NH: Tensor = library.gated_scan(projected, attention, offsets, weight, bias, initial, rule, save)[0]
+    return states_NH.to(dtype)
+
+
+def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = None) -> Tensor:
+    """State `[B, H]` after the last step of each row; `initial_BH`, or zeros, for rows of length 0."""
+    ended_B = offsets.diff() > 0
+    # Empty rows read a row of zeros put in front: no branch on N, which torch.export does not know.
+    state_BH = F.pad(states_NH, (0, 0, 1, 0))[torch.where(ended_B, offsets[1:], 0)]
+    return state_BH if initial_BH is None else torch.where(ended_B[:, None], state_BH, initial_BH.to(state_BH.dtype))
+
+
+def _check(
+    projected_N3H: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor,
+    rule: str,
+    initial_BH: Tensor | None,
+) -> None:
+    if (attention_N is None) != (rule == "gru"):
+        raise ValueError(f"rule {rule!r} {'takes no' if rule == 'gru' else 'needs an'} attention_N.")
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
+        raise ValueError(f"offsets must be int64 [B + 1], got {offsets.dtype} {list(offsets.shape)}.")
+    hidden, steps = weight_hh.shape[-1], len(projected_N3H)
+    expected = {
+        "projected_N3H": (projected_N3H, (steps, 3 * hidden)),
+        "attention_N": (attention_N, (steps,)),
+        "weight_hh": (weight_hh, (3 * hidden, hidden)),
+        "bias_hh": (bias_hh, (3 * hidden,)),
+        "initial_BH": (initial_BH, (len(offsets) - 1, hidden)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if tensor.shape != shape or not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating point {list(shape)}, got {tensor.dtype} {list(tensor.shape)}.")
+        if tensor.device != offsets.device:
+            raise ValueError(f"{name} is on {tensor.device}, offsets on {offsets.device}: they must be on one device.")

@@ -1,0 +1,120 @@
+"""A linear layer for long lists of steps, on the CPU two to three times as fast as torch's.
+
+torch's matrix products are made for large matrices. A network that works on the flat list of real steps multiplies
+thousands of rows by weights of a few tens of columns, which the kernels of the scan do at twice the speed; the
+gradients of input, weight and bias are taken in one walk over the list.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dien.errors import DienError
+from dien.ops import build
+from dien.ops.cpu import SUFFIX, pointer
+from dien.ops.engines import engine_for
+
+FEWEST = 1 << 23  # multiply-adds below which the call of an operator costs more than it gains
+LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`, as `torch.nn.functional.linear`; `x [..., K]`, `weight [M, K]`, `bias [M]`.
+
+    The kernel runs for float32 and float64 on the CPU where the scan's does (see `engine_for`), for long lists and
+    small weights; everything else, autocast, and programs that are compiled or exported use torch's own layer.
+    """
+    if torch.compiler.is_compiling() or not _suits(x, weight, bias):
+        return F.linear(x, weight, bias)
+    y: Tensor = _linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` (parameters, initialisation, state dict) that calls `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype in SUFFIX
+        and x.dtype == weight.dtype
+        and (bias is None or bias.dtype == x.dtype)
+        and x.dim() >= 1
+        and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
+        and weight.numel() <= LARGEST
+        and x.numel() * len(weight) >= FEWEST
+        and not torch.is_autocast_enabled("cpu")
+        and engine_for("cpu") == "cpu"
+    )
+
+
+@torch.library.custom_op("dien::linear", mutates_args=())
+def _linear(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y_NM = x_NK.new_empty(len(x_NK), len(weight))
+    _call("linear", (x_NK, weight, bias), (y_NM,), x_NK, weight)
+    return y_NM
+
+
+@_linear.register_fake
+def _(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x_NK.new_empty(x_NK.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("dien::linear_backward", mutates_args=())
+def _linear_backward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of input (empty unless `needs_x`), weight and bias."""
+    to_x = x_NK.new_empty(x_NK.shape if needs_x else 0)
+    to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
+    outputs = (to_x if needs_x else None, to_weight, to_bias)
+    _call("linear_backward", (grad_NM, x_NK, weight), outputs, x_NK, weight)
+    return to_x, to_weight, to_bias
+
+
+@_linear_backward.register_fake
+def _(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x_NK.new_empty(x_NK.shape if needs_x else 0),
+        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape[0]),
+    )
+
+
+def _call(
+    name: str, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...], x_NK: Tensor, weight: Tensor
+) -> None:
+    contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
+    getattr(build.library(), f"{name}_{SUFFIX[x_NK.dtype]}")(
+        *map(pointer, contiguous),
+        *(ctypes.c_int64(size) for size in (*x_NK.shape, len(weight))),
+        ctypes.c_int(torch.get_num_threads()),
+        *map(pointer, outputs),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x_NK, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x_NK, weight)
+
+
+def _backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    x_NK, weight = ctx.saved_tensors
+    needs_x = ctx.needs_input_grad[0]
+    to_x, to_weight, to_bias = _linear_backward(grad_NM, x_NK, weight, needs_x)
+    return to_x if needs_x else None, to_weight, to_bias if ctx.has_bias else None
+
+
+def _backward_twice(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+    raise DienError("The linear kernel is differentiable once: set DIEN_SCAN=reference for second derivatives.")
+
+
+_linear.register_autograd(_backward, setup_context=_setup)
+_linear_backward.register_autograd(_backward_twice)

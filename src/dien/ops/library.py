@@ -1,0 +1,114 @@
+"""The scan as one operator of torch, `dien::gated_scan`: what autograd, torch.compile and torch.export see.
+
+The operator runs the engine of the machine it finds itself on, so a program exported here runs elsewhere.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dien.errors import DienError
+from dien.ops import engines, reference
+from dien.ops.layout import empty_gradients, empty_results
+
+
+@torch.library.custom_op("dien::gated_scan", mutates_args=())
+def gated_scan(
+    projected_N3H: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor,
+    initial_BH: Tensor | None,
+    rule: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """States and saved gates, see `layout.empty_results`. Only what is saved has a backward."""
+    kernel = engines.kernel(engines.engine_for(projected_N3H.device, projected_N3H.dtype))
+    if kernel is not None:
+        return kernel.forward(projected_N3H, attention_N, offsets, weight_hh, bias_hh, initial_BH, rule, save)
+    if save:
+        raise DienError("This was traced for a scan kernel that cannot run here: trace it with DIEN_SCAN=reference.")
+    states = reference.gated_scan(
+        projected_N3H, attention_N, offsets, weight_hh, bias_hh, rule=rule, initial_BH=initial_BH
+    )
+    return states, empty_results(projected_N3H, weight_hh, save)[1]
+
+
+@gated_scan.register_fake
+def _(
+    projected_N3H: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor,
+    initial_BH: Tensor | None,
+    rule: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    return empty_results(projected_N3H, weight_hh, save)
+
+
+@torch.library.custom_op("dien::gated_scan_backward", mutates_args=())
+def gated_scan_backward(
+    grad_states_NH: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    initial_BH: Tensor | None,
+    states_NH: Tensor,
+    saved_N4H: Tensor,
+    rule: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients with respect to the inputs of `gated_scan`, see `layout.empty_gradients`."""
+    kernel = engines.kernel(engines.engine_for(states_NH.device, states_NH.dtype))
+    if kernel is None:
+        raise DienError("DIEN_SCAN became 'reference' between a forward and its backward: set it before.")
+    return kernel.backward(grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, rule)
+
+
+@gated_scan_backward.register_fake
+def _(
+    grad_states_NH: Tensor,
+    attention_N: Tensor | None,
+    offsets: Tensor,
+    weight_hh: Tensor,
+    initial_BH: Tensor | None,
+    states_NH: Tensor,
+    saved_N4H: Tensor,
+    rule: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return empty_gradients(states_NH, attention_N, weight_hh, initial_BH)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, attention_N, offsets, weight_hh, _, initial_BH, ctx.rule, _ = inputs
+    states_NH, saved_N4H = output
+    ctx.mark_non_differentiable(saved_N4H)
+    ctx.save_for_backward(attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H)
+
+
+def _backward(ctx: Any, grad_states_NH: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H = ctx.saved_tensors
+    projected, attention, weight, bias, initial = gated_scan_backward(
+        grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, ctx.rule
+    )
+    return (
+        projected,
+        None if attention_N is None else attention,
+        None,
+        weight,
+        bias,
+        None if initial_BH is None else initial,
+        None,
+        None,
+    )
+
+
+def _backward_twice(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+    raise DienError("The scan kernels are differentiable once: set DIEN_SCAN=reference for second derivatives.")
+
+
+gated_scan.register_autograd(_backward, setup_context=_setup)
+gated_scan_backward.register_autograd(_backward_twice)

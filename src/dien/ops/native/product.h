@@ -1,0 +1,167 @@
+// The two matrix products of the scan, sums in registers: a few rows times weights, and states^T times gates.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "simd.h"
+
+namespace dien {
+
+constexpr int kRows = 6;                            // rows of a tile
+constexpr int kVectors = kRegisters == 32 ? 4 : 2;  // vectors of a tile: rows x vectors sums fit in registers
+
+template <class T>
+struct Free {
+  void operator()(T* memory) const { std::free(memory); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Free<T>>;
+
+template <class T>
+Buffer<T> zeros(int64_t count) {
+  const size_t bytes = (count * sizeof(T) + 63) / 64 * 64 + 64;
+  T* memory = static_cast<T*>(std::aligned_alloc(64, bytes));
+  std::memset(memory, 0, bytes);
+  return Buffer<T>(memory);
+}
+
+// A [depth, columns] matrix in panels of a few vectors of columns, each panel contiguous, padded with 0.
+template <class T>
+struct Panels {
+  int64_t depth, width;  // width = columns rounded up to whole vectors
+  std::vector<int> vectors;
+  Buffer<T> data;
+
+  Panels(const T* matrix, int64_t depth_, int64_t columns, int64_t depth_stride, int64_t column_stride)
+      : depth(depth_) {
+    const int64_t whole = (columns + kLanes<T> - 1) / kLanes<T>;
+    const int64_t panels = (whole + kVectors - 1) / kVectors;
+    width = whole * kLanes<T>;
+    data = zeros<T>(depth * width);
+    T* out = data.get();
+    int64_t first = 0;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      vectors.push_back(static_cast<int>((whole * (panel + 1)) / panels - (whole * panel) / panels));
+      const int64_t panel_width = vectors.back() * kLanes<T>;
+      for (int64_t k = 0; k < depth; ++k, out += panel_width)
+        for (int64_t c = first; c < std::min(first + panel_width, columns); ++c)
+          out[c - first] = matrix[k * depth_stride + c * column_stride];
+      first += panel_width;
+    }
+  }
+};
+
+// out[r] = start[r] + rows[r] @ panel for R rows and V vectors of columns, all sums in registers.
+template <class T, int R, int V>
+inline void tile(const T* const* rows, const T* panel, int64_t depth, const T* start, int64_t start_stride,
+                 T* out, int64_t out_stride) {
+  Vec<T> sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[r][v] = load(start + r * start_stride + v * kLanes<T>);
+  for (int64_t k = 0; k < depth; ++k, panel += V * kLanes<T>) {
+    Vec<T> weight[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) weight[v] = load(panel + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const T x = rows[r][k];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] += weight[v] * x;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(out + r * out_stride + v * kLanes<T>, sum[r][v]);
+}
+
+// Calls f with `n`, 1 <= n <= Max, as a compile-time constant.
+template <int Max, class F>
+inline void with_constant(int64_t n, const F& f) {
+  if (n >= Max) {
+    f(std::integral_constant<int, Max>());
+  } else if constexpr (Max > 1) {
+    with_constant<Max - 1>(n, f);
+  }
+}
+
+// out [count, width] = start + rows @ panels for up to kRows rows; start_stride 0 repeats one row.
+template <class T>
+void product(int count, const T* const* rows, const Panels<T>& panels, const T* start, int64_t start_stride,
+             T* out) {
+  with_constant<kRows>(count, [&](auto r) {
+    constexpr int R = decltype(r)::value;
+    const T* panel = panels.data.get();
+    int64_t column = 0;
+    for (int vectors : panels.vectors) {
+      with_constant<kVectors>(vectors, [&](auto v) {
+        constexpr int V = decltype(v)::value;
+        tile<T, R, V>(rows, panel, panels.depth, start + column, start_stride, out + column, panels.width);
+      });
+      panel += panels.depth * vectors * kLanes<T>;
+      column += vectors * kLanes<T>;
+    }
+  });
+}
+
+// Consecutive steps of one row: gates [steps, stride] and the states before them [steps, before_stride].
+template <class T>
+struct Run {
+  const T *gates, *before;
+  int64_t steps, before_stride;
+};
+
+// out[m] += sum over the steps of all runs of before[step][m] * gates[step], for M rows and V vectors of out.
+template <class T, int M, int V>
+inline void outer_tile(const std::vector<Run<T>>& runs, int64_t m, int64_t column, int64_t stride, T* out) {
+  Vec<T> sum[M][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[r][v] = load(out + r * stride + v * kLanes<T>);
+  for (const Run<T>& run : runs) {
+    const T *gates = run.gates + column, *before = run.before + m;
+    for (int64_t step = 0; step < run.steps; ++step, gates += stride, before += run.before_stride) {
+      Vec<T> gate[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) gate[v] = load(gates + v * kLanes<T>);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] += gate[v] * before[r];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(out + r * stride + v * kLanes<T>, sum[r][v]);
+}
+
+// out [rows, stride] += before^T @ gates over the steps of all runs.
+template <class T>
+void outer(const std::vector<Run<T>>& runs, int64_t rows, int64_t stride, T* out) {
+  const int64_t whole = stride / kLanes<T>, tiles = (whole + kVectors - 1) / kVectors;
+  for (int64_t row = 0; row < rows; row += kRows, out += kRows * stride) {
+    with_constant<kRows>(rows - row, [&](auto m) {
+      constexpr int M = decltype(m)::value;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t first = whole * tile / tiles, column = first * kLanes<T>;
+        with_constant<kVectors>(whole * (tile + 1) / tiles - first, [&](auto v) {
+          constexpr int V = decltype(v)::value;
+          outer_tile<T, M, V>(runs, row, column, stride, out + column);
+        });
+      }
+    });
+  }
+}
+
+}  // namespace dien
