@@ -23,6 +23,11 @@ class AuxiliaryNetwork(Protocol):
     def auxiliary_loss(self, output: Output, batch: Batch) -> Tensor: ...
 
 
+def log_loss(output: Output, batch: Batch) -> Tensor:
+    """`L_ctr`: the mean binary cross-entropy of a batch."""
+    return F.binary_cross_entropy_with_logits(output.logit_B.float(), batch.label_B)
+
+
 class ClickModule(pl.LightningModule):
     """Trains a network with `L = L_ctr + alpha * L_aux`, both means over their terms, and evaluates it.
 
@@ -66,7 +71,8 @@ class ClickModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self(batch)
-        loss = ctr_loss = F.binary_cross_entropy_with_logits(output.logit_B.float(), batch.label_B)
+        # The authors' networks bring their own click loss, which is half of the log loss.
+        loss = ctr_loss = getattr(self.network, "ctr_loss", log_loss)(output, batch)
         losses = {"train/ctr_loss": ctr_loss.detach()}
         if self.alpha > 0:
             aux_loss = cast(AuxiliaryNetwork, self.network).auxiliary_loss(output, batch)

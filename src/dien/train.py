@@ -40,12 +40,16 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
+NOT_OF_THE_NETWORK = ("name", "label", "alpha", "auxiliary")
+"""Keys of `model` that say how it is called and trained; all others are arguments of its constructor."""
+
 
 def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     """The LightningModule that `cfg.model`, `cfg.optimizer` and `cfg.schedule` describe, for prepared data."""
     item_table, user_table = data.tables()
-    check_ignored(cfg.model.features.ignore, item_table, user_table)
-    keys = [key for key in cfg.model if key not in ("name", "variant", "alpha")]
+    if "features" in cfg.model:
+        check_ignored(cfg.model.features.ignore, item_table, user_table)
+    keys = [key for key in cfg.model if key not in NOT_OF_THE_NETWORK]
     node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
     network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
