@@ -1,0 +1,62 @@
+"""This project's DIEN, built as `dien-train model=dien` builds it."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.adapter import ATTENTION, AUXILIARY, EMBEDDING, HEAD, Adapter
+from bench.rows import Catalogue, Rows
+from dien.batch import Batch
+from dien.model.attention import MLPAttention
+from dien.model.dien import DIEN
+from dien.model.evolution import AUGRU
+from dien.model.extractor import MLPScorer
+from dien.model.features import FeatureEmbedding
+from dien.model.layers import Head
+from dien.tables import Column
+
+
+class Dien(Adapter[Batch]):
+    network: DIEN
+
+    def __init__(self, network: DIEN) -> None:
+        super().__init__(network, fused=True)
+
+    def batch(self, rows: Rows) -> Batch:
+        longest = int(rows.length_B.max())
+        return Batch(
+            user_B=rows.user_B,
+            history_BT=rows.history_BT[:, :longest],
+            negative_BT=rows.negative_BT[:, :longest],
+            length_B=rows.length_B,
+            target_B=rows.target_B,
+            label_B=rows.label_B,
+        )
+
+    def loss(self, batch: Batch) -> Tensor:
+        """As `ClickModule.training_step` computes it."""
+        output = self.network(batch)
+        click_loss = F.binary_cross_entropy_with_logits(output.logit_B, batch.label_B)
+        return click_loss + self.network.auxiliary_loss(output, batch)
+
+    def scores(self, batch: Batch) -> Tensor:
+        return self.network(batch).logit_B
+
+
+def build(catalogue: Catalogue) -> Dien:
+    users, items, categories, category_of_item = catalogue
+    network = DIEN(
+        (
+            Column("item_id", "categorical", items, torch.arange(items)),
+            Column("category", "categorical", categories, category_of_item),
+        ),
+        (Column("user_id", "categorical", users, torch.arange(users)),),
+        features=partial(FeatureEmbedding, embedding_size=EMBEDDING),
+        scorer=partial(MLPScorer, hidden=AUXILIARY),
+        attention=partial(MLPAttention, hidden=ATTENTION),
+        evolution=AUGRU,
+        head=partial(Head, hidden=HEAD),
+    )
+    return Dien(network)
