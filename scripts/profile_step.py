@@ -37,7 +37,8 @@ KINDS = {
     "embeddings": ("embedding", "index", "scatter", "gather"),
     "optimizer": ("adam", "Optimizer"),
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#999999")  # Okabe and Ito: safe for colour-blind eyes
+# Okabe and Ito's palette, safe for colour-blind eyes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#999999")
 FLOP_PER_STEP = 91_000  # of a real step forward at these sizes; a backward takes two times as many
 
 
