@@ -32,18 +32,32 @@ def direction(objective: str) -> str:
     return OBJECTIVES[objective]
 
 
-class BestAndLast(callbacks.ModelCheckpoint):
-    """`best.ckpt`, the epoch with the best objective, and `last.ckpt`, the newest."""
+class _Checkpoint(callbacks.ModelCheckpoint):
+    """A checkpoint in a run folder that may have been moved: its paths are taken afresh when it is resumed."""
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": best, "dirpath": self.dirpath})
+
+
+class Best(_Checkpoint):
+    """`best.ckpt`, the epoch with the best objective."""
 
     def __init__(self, folder: Path, objective: str) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor=objective,
-            mode=direction(objective),
-            save_last=True,
-            enable_version_counter=False,
-        )
+        mode = direction(objective)
+        super().__init__(dirpath=folder, filename="best", monitor=objective, mode=mode, enable_version_counter=False)
+
+
+class Last(_Checkpoint):
+    """`last.ckpt`, the state after the newest whole epoch, whatever its objective."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 class EarlyStopping(callbacks.EarlyStopping):

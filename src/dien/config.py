@@ -12,11 +12,15 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dien.errors import DienError
 from dien.runs import run_folder_of, unfinished_run
+
+_OPTION_ERRORS = (TypeError, ValueError, ImportError, MisconfigurationException)
+"""What constructors outside of this project raise for an option that they do not take."""
 
 _here = Path(__file__).resolve().parent
 # A wheel carries the folder inside the package; a checkout has it at the top level.
@@ -76,12 +80,12 @@ def mistakes_in_one_sentence(command: str) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report
     try:
         yield
-    except (DienError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (DienError, HydraException, OmegaConfBaseException, MisconfigurationException, OSError) as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
         print(f"{command}: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, DienError) else 2)
 
 
 def _sentence(error: BaseException) -> str | None:
@@ -99,6 +103,10 @@ def _sentence(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, TypeError) and (typo := re.search(r"unexpected keyword argument '(\w+)'", str(link))):
             return f"{key[1] + '.' if key else ''}{typo[1]} is not an option: check its spelling."
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {' '.join(text.split())}"
+    if "Error in call to target" in text and isinstance(chain[-1], _OPTION_ERRORS):
+        return f"{key[1] if key else 'configuration'}: {' '.join(str(chain[-1]).split())}"
     if isinstance(error, HydraException | OmegaConfBaseException) and "Error in call to target" not in text:
         # Hydra and OmegaConf append their own context after the sentence that concerns the user.
         return re.split(r"\s+(?:full_key:|Config search path:)", " ".join(text.split()))[0]

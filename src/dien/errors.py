@@ -1,8 +1,20 @@
 """What a user can get wrong, as exceptions whose message is one sentence: the thing, and what to do about it."""
 
+import math
+
 
 class DienError(Exception):
-    """A mistake in the input or the configuration; commands print its message and exit with a non-zero status."""
+    """A mistake in the input or the configuration; commands print its message and exit with its status."""
+
+    status = 2
+
+
+class StoppedError(DienError):
+    """A signal ended a run before its time; the status is the shell's for that signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number
 
 
 class DataError(DienError):
@@ -20,6 +32,12 @@ def check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def check_at_least(key: str, value: float, minimum: float) -> None:
-    """Raise `ConfigError` unless `value` is a number >= `minimum` (NaN is not)."""
-    if not value >= minimum:
-        raise ConfigError(f"{key}={value} is out of range: it must be at least {minimum}.")
+    """Raise `ConfigError` unless `value` is a finite number >= `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value < math.inf:
+        raise ConfigError(f"{key}={value!r} is out of range: it must be a number of at least {minimum}.")
+
+
+def check_width(key: str, value: object) -> None:
+    """Raise `ConfigError` unless `value` is a whole number of units, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{key}={value!r} is out of range: it must be a whole number of at least 1.")

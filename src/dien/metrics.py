@@ -24,8 +24,8 @@ def grouped_auc(score_S: Tensor, label_S: Tensor, group_S: Tensor) -> tuple[Tens
         group_S: int64, rows with the same number belong together.
 
     Returns:
-        float64 AUC of each group (NaN where a group lacks clicks or non-clicks) and its number of rows (int64),
-        groups in ascending order.
+        float64 AUC of each group (NaN where a group lacks clicks or non-clicks, and everywhere if a score is NaN: a
+        model that diverged ranks nothing) and its number of rows (int64), groups in ascending order.
     """
     order_S = score_S.argsort(stable=True)
     order_S = order_S[group_S[order_S].argsort(stable=True)]
@@ -46,6 +46,8 @@ def grouped_auc(score_S: Tensor, label_S: Tensor, group_S: Tensor) -> tuple[Tens
     clicks_G = zero_G.index_add(0, group_S, label_S)
     rank_sum_G = zero_G.index_add(0, group_S, rank_S * label_S)
     pairs_G = clicks_G * (size_G - clicks_G)
+    if score_S.isnan().any():
+        return zero_G / 0, size_G
     return (rank_sum_G - clicks_G * (clicks_G + 1) / 2) / pairs_G, size_G
 
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from dien.batch import Batch
-from dien.errors import ConfigError, check_at_least
+from dien.errors import ConfigError, DienError, check_at_least
 from dien.metrics import AUC, GAUC, Calibration, LogLoss
 from dien.model.dien import Output
 
@@ -101,8 +101,14 @@ class ClickModule(pl.LightningModule):
         self._log_and_reset(self.test_metrics)
 
     def _log_and_reset(self, metrics: MetricCollection) -> None:
-        self.log_dict({name: value.float() for name, value in metrics.compute().items()}, sync_dist=False)
+        values = {name: value.float() for name, value in metrics.compute().items()}
         metrics.reset()
+        loss = next(value for name, value in values.items() if name.endswith("logloss"))
+        if not loss.isfinite():
+            raise DienError(
+                f"training diverged: the log loss of epoch {self.current_epoch + 1} is {loss}; lower optimizer.lr."
+            )
+        self.log_dict(values)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.network.parameters())

@@ -4,8 +4,10 @@ config.yaml (resolved), metrics.json (final, flat), metrics.csv (per step and ep
 """
 
 import json
+import math
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from importlib.metadata import version
@@ -43,9 +45,36 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that exists whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file that exists whole or not at all; NaN, which JSON does not have, becomes null."""
+    numbers = {
+        key: None if isinstance(item, float) and not math.isfinite(item) else item for key, item in value.items()
+    }
+    write_text(path, json.dumps(numbers, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def with_overrides_of_resumed_run(arguments: list[str]) -> list[str]:
+    """Hydra overrides for `ckpt=RUN`: those that the run was started with, then those given now, which win."""
+    ckpt = next((argument[5:] for argument in arguments if argument.startswith("ckpt=")), "null")
+    if ckpt in ("null", "auto", "") or {"-m", "--multirun"} & set(arguments):
+        return arguments
+
+    def key(override: str) -> str:
+        return override.lstrip("+~").split("=")[0].split("@")[0]
+
+    given = {key(argument) for argument in arguments}
+
+    def replaced(override: str) -> bool:
+        """Given now as itself, or as a part of a group that is chosen anew."""
+        return any(re.match(rf"{re.escape(name)}([./]|$)", key(override)) for name in given)
+
+    before = read_json(run_folder_of(ckpt) / "environment.json").get("overrides", [])
+    return [override for override in before if not replaced(override)] + arguments
 
 
 def run_folder_of(ckpt: str) -> Path:
@@ -54,10 +83,10 @@ def run_folder_of(ckpt: str) -> Path:
     Raises:
         DienError: if there is no such file or folder, or it belongs to no run.
     """
-    path = Path(ckpt)
+    path = Path(ckpt).resolve()
     if not path.exists():
         raise DienError(f"ckpt={ckpt} does not exist: give a run folder, a checkpoint in one, or auto.")
-    folder = path.parents[1] if path.is_file() else path
+    folder = path.parent.parent if path.is_file() else path
     if not (folder / "checkpoints").is_dir():
         raise DienError(f"ckpt={ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing.")
     return folder
@@ -81,11 +110,13 @@ def unfinished_run(parent: Path, name: str) -> Path | None:
     return next((run for run in reversed(runs) if not (run / "metrics.json").exists()), None)
 
 
-def environment(*, seed: int, fingerprint: str, parameters: int, device: str, engine: str) -> dict[str, Any]:
+def environment(
+    *, seed: int, fingerprint: str, parameters: int, device: str, engine: str, overrides: list[str]
+) -> dict[str, Any]:
     """What else decides a run's numbers: code, packages, machine, seed and data."""
     return {
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in ("dien", *PACKAGES)},
@@ -96,20 +127,17 @@ def environment(*, seed: int, fingerprint: str, parameters: int, device: str, en
         "seed": seed,
         "dataset_fingerprint": fingerprint,
         "parameters": parameters,
+        "overrides": overrides,
     }
 
 
 def _git(*arguments: str) -> str | None:
     """Output of git in the project's checkout; None from a wheel, or without git."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # an installed copy may lie in somebody else's repository
+        return None
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

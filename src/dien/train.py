@@ -7,6 +7,7 @@ folder and returns the objective, so that any Hydra sweeper can drive it.
 import contextlib
 import logging
 import math
+import signal
 import sys
 import time
 import warnings
@@ -21,16 +22,18 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from dien import runs
-from dien.callbacks import BestAndLast, RunCSV, Throughput, direction
+from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
-from dien.errors import ConfigError, DienError, check_at_least
+from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_width
 from dien.model.features import check_ignored, use_sparse_gradients
 from dien.module import ClickModule
 from dien.ops import engine_for
@@ -39,6 +42,9 @@ from dien.optimizer import Adam
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+
+PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+"""Weights and metrics stay in float32: sums of thousands of terms cannot be trusted in half precision."""
 
 NOT_OF_THE_NETWORK = ("name", "label", "alpha", "auxiliary")
 """Keys of `model` that say how it is called and trained; all others are arguments of its constructor."""
@@ -55,7 +61,8 @@ def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
     # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
     lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")
-    if lazy and cfg.trainer.gradient_clip_val is None:
+    plain = cfg.trainer.strategy == "auto" and not str(cfg.trainer.precision).startswith("16")
+    if lazy and plain and cfg.trainer.gradient_clip_val is None:
         use_sparse_gradients(network)
     return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
 
@@ -70,67 +77,46 @@ def train(cfg: DictConfig) -> float:
         DienError: for any mistake in the configuration or the data.
     """
     start = time.perf_counter()
-    check_at_least("seed", cfg.seed, 0)
-    check_at_least("model.alpha", cfg.model.alpha, 0)
-    direction(cfg.objective)
-    if not cfg.train and cfg.ckpt is None:
-        raise ConfigError("train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=...")
+    _check(cfg)
     if cfg.threads is not None:
-        check_at_least("threads", cfg.threads, 1)
         torch.set_num_threads(cfg.threads)
     run_dir = Path(cfg.run_dir)
-
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
-    if not cfg.model.alpha > 0:  # nothing would look at them
+    if not cfg.model.alpha:  # nothing would look at them
         data.negatives = replace(data.negatives, auxiliary=0)
     data.prepare_data()
     data.setup()
     module = build_module(cfg, data)
-
-    resumed = _resumed_checkpoint(cfg, run_dir)
-    step = _load(resumed)["global_step"] if resumed else 0
-    best, throughput = BestAndLast(run_dir / "checkpoints", cfg.objective), Throughput()
-    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
-    loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
     with warnings.catch_warnings():
         _hush_lightning()
-        trainer = instantiate(
-            cfg.trainer, callbacks=[best, throughput, *callbacks], logger=loggers, default_root_dir=run_dir
-        )
-        if trainer.is_global_zero:
-            _write_inputs(cfg, run_dir, data, module, trainer)
-            _say_what_runs(cfg, data, module)
-        if cfg.train:
-            trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-            if trainer.interrupted:
-                raise DienError(f"interrupted: continue with ckpt={run_dir}.")
-            if not best.best_model_path:
-                log.info("training ended before its first validation: the last weights are the best there are")
-                best.best_model_path = str(run_dir / "checkpoints" / "best.ckpt")
-                trainer.save_checkpoint(best.best_model_path)
-        checkpoint = Path(best.best_model_path) if cfg.train else resumed
-        assert checkpoint is not None  # without training, `ckpt` was asked for above
-        metrics = _evaluate(cfg, trainer, module, data, checkpoint)
-    metrics |= {
-        "train/samples_per_second": throughput.samples_per_second,
-        "best_epoch": _load(checkpoint)["epoch"],
-        "epochs": trainer.current_epoch,
-        "seconds": time.perf_counter() - start,
-    }
-    if trainer.is_global_zero:
-        runs.write_json(run_dir / "metrics.json", metrics)
-        _print_results(metrics, cfg.name, run_dir)
+        checkpoint = _resumed_checkpoint(cfg, run_dir)
+        if checkpoint is not None:
+            _check_resumed(cfg, checkpoint, data, module)
+        run = _train_and_test if cfg.train else _evaluate_only
+        metrics = run(cfg, data, module, checkpoint, start)
     if math.isnan(metrics[cfg.objective]):
         raise DienError(f"{cfg.objective} is undefined: the validation split needs clicks and non-clicks.")
     return metrics[cfg.objective]
 
 
-def _load(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise DienError(f"{checkpoint} is not a whole checkpoint: it is damaged, or was cut while written.") from error
+def _check(cfg: DictConfig) -> None:
+    check_at_least("seed", cfg.seed, 0)
+    check_at_least("model.alpha", cfg.model.alpha, 0)
+    if cfg.model.alpha and not cfg.data.negatives.auxiliary:
+        raise ConfigError(
+            f"data.negatives.auxiliary=0 leaves nothing to compare clicks with in the auxiliary loss: "
+            f"set model.alpha=0 too, instead of {cfg.model.alpha}."
+        )
+    direction(cfg.objective)
+    if not cfg.train and cfg.ckpt is None:
+        raise ConfigError("train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=...")
+    if cfg.threads is not None:
+        check_width("threads", cfg.threads)
+    check_choice("trainer.precision", str(cfg.trainer.precision), PRECISIONS)
+    for split in ("val", "test"):
+        if cfg.trainer[f"limit_{split}_batches"] == 0:
+            raise ConfigError(f"trainer.limit_{split}_batches=0 leaves nothing to evaluate; null takes all batches.")
 
 
 def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
@@ -140,14 +126,116 @@ def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
     return runs.checkpoint_of(cfg.ckpt, "last.ckpt" if cfg.train else "best.ckpt") if cfg.ckpt else None
 
 
+def _check_resumed(cfg: DictConfig, checkpoint: Path, data: DataModule, module: ClickModule) -> None:
+    """Raise `DienError` unless the checkpoint fits what is configured; a resumed run must be the same run."""
+    state = _load(checkpoint)
+    try:
+        module.load_state_dict(state["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise DienError(f"{checkpoint} holds another network than {cfg.model.name} on {cfg.data.name}.") from error
+    if not cfg.train:
+        return
+    before = runs.read_json(checkpoint.parents[1] / "environment.json")
+    now = {"dataset_fingerprint": data.data.fingerprint, "seed": cfg.seed}
+    for key, value in now.items():
+        if before.get(key, value) != value:
+            raise DienError(
+                f"{checkpoint} was trained with {key} {before[key]}, this run has {value}: it cannot go on."
+            )
+    loop = state["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    if epochs["processed"] < epochs["ready"] or not batches["is_last_batch"]:
+        raise DienError(
+            f"{checkpoint} was saved in the midst of an epoch: go on from last.ckpt, which holds whole ones."
+        )
+
+
+def _train_and_test(
+    cfg: DictConfig, data: DataModule, module: ClickModule, resumed: Path | None, start: float
+) -> Metrics:
+    run_dir = Path(cfg.run_dir)
+    best, throughput = Best(run_dir / "checkpoints", cfg.objective), Throughput()
+    step = _load(resumed)["global_step"] if resumed else 0
+    loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
+    trainer = _trainer(cfg, [throughput, best, Last(run_dir / "checkpoints")], loggers)
+    _try_optimizer(module)
+    if trainer.is_global_zero:
+        _write_inputs(cfg, run_dir, data, module, trainer)
+        _say_what_runs(cfg, data, module)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
+        number = signal.SIGINT if stop.code else signal.SIGTERM
+        raise StoppedError(f"stopped by {number.name}: continue with ckpt={run_dir}.", number) from stop
+    if not best.best_model_path:
+        log.info("training ended before its first validation: the last weights are the best there are")
+        best.best_model_path = str(run_dir / "checkpoints" / "best.ckpt")
+        trainer.save_checkpoint(best.best_model_path)
+    epochs = trainer.current_epoch
+    metrics = _evaluate(cfg, trainer, module, data, Path(best.best_model_path))
+    metrics |= {
+        "train/samples_per_second": throughput.samples_per_second,
+        "best_epoch": _load(Path(best.best_model_path))["epoch"],
+        "epochs": epochs,
+        "seconds": time.perf_counter() - start,
+    }
+    if trainer.is_global_zero:
+        runs.write_json(run_dir / "metrics.json", metrics)
+        _print_results(metrics, cfg.name)
+        _print_training(metrics)
+        _print(f"run folder: {run_dir}")
+    return metrics
+
+
+def _evaluate_only(
+    cfg: DictConfig, data: DataModule, module: ClickModule, checkpoint: Path | None, start: float
+) -> Metrics:
+    """Metrics of a checkpoint; those of its run are renewed if they are of the same data, and nothing else changes."""
+    assert checkpoint is not None
+    trainer = _trainer(cfg, [], [])
+    log.info("data: %s", _describe(data))
+    metrics = _evaluate(cfg, trainer, module, data, checkpoint)
+    run_dir = checkpoint.parents[1]
+    if trainer.is_global_zero:
+        if runs.read_json(run_dir / "environment.json").get("dataset_fingerprint") == data.data.fingerprint:
+            runs.write_json(run_dir / "metrics.json", runs.read_json(run_dir / "metrics.json") | metrics)
+        _print_results(metrics, f"{checkpoint} on {cfg.data.name}, {time.perf_counter() - start:.0f} s")
+    return metrics
+
+
+def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+    chosen = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    return instantiate(
+        cfg.trainer,
+        callbacks=[*chosen, *callbacks],
+        logger=loggers,
+        default_root_dir=cfg.run_dir,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in chosen),
+        enable_checkpointing=bool(callbacks),
+    )
+
+
+def _try_optimizer(module: ClickModule) -> None:
+    """Raise `ConfigError` for options that the optimizer or the schedule does not take, before anything is written."""
+    try:
+        module.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer or schedule: {error}.") from error
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise DienError(f"{checkpoint} is not a whole checkpoint: it is damaged, or was cut while written.") from error
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise DienError(f"{checkpoint} is not a checkpoint of dien-train.")
+    return state
+
+
 def _evaluate(cfg: DictConfig, trainer: pl.Trainer, module: ClickModule, data: DataModule, checkpoint: Path) -> Metrics:
     """Validation and test metrics of one checkpoint."""
-    options: dict[str, Any] = {
-        "datamodule": data,
-        "ckpt_path": checkpoint,
-        "weights_only": True,
-        "verbose": False,
-    }
+    options: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True, "verbose": False}
     metrics = dict(trainer.validate(module, **options)[0])
     if cfg.test:
         metrics |= trainer.test(module, **options)[0]
@@ -162,6 +250,7 @@ def _hush_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run continues in its own folder
         ".*smaller than the logging interval.*",  # a small log has short epochs
         ".*could not find the monitored key.*",  # `train` says what it means
+        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluating alone needs none
         ".*LeafSpec.* is deprecated.*",
     ):
         warnings.filterwarnings("ignore", advice)
@@ -178,8 +267,10 @@ def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: Clic
             parameters=module.parameter_count,
             device=str(device),
             engine=engine_for(device),
+            overrides=list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
         ),
     )
+    (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier leg: this run is unfinished again
 
 
 def _say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> None:
@@ -205,8 +296,8 @@ def _describe(data: DataModule) -> str:
     )
 
 
-def _print_results(metrics: Metrics, name: str, run_dir: Path) -> None:
-    table = Table(title=name, title_justify="left")
+def _print_results(metrics: Metrics, title: str) -> None:
+    table = Table(title=title, title_justify="left")
     table.add_column("split")
     for column in ("AUC", "GAUC", "log loss", "calibration"):
         table.add_column(column, justify="right")
@@ -214,14 +305,18 @@ def _print_results(metrics: Metrics, name: str, run_dir: Path) -> None:
         if f"{split}/auc" in metrics:
             values = (metrics[f"{split}/{metric}"] for metric in ("auc", "gauc", "logloss", "calibration"))
             table.add_row(split, *(f"{value:.4f}" for value in values))
-    console = Console(file=sys.stdout)
-    console.print(table)
-    console.print(
-        f"best epoch {metrics['best_epoch'] + 1:.0f} of {metrics['epochs']:.0f}, {metrics['seconds']:.0f} s, "
-        f"{metrics['train/samples_per_second']:,.0f} training samples/s",
-        highlight=False,
+    Console(file=sys.stdout).print(table)
+
+
+def _print_training(metrics: Metrics) -> None:
+    _print(
+        f"best epoch {metrics['best_epoch']} (counted from 0) of {metrics['epochs']}, {metrics['seconds']:.0f} s, "
+        f"{metrics['train/samples_per_second']:,.0f} training samples/s"
     )
-    console.print(f"run folder: {run_dir}", highlight=False, soft_wrap=True)
+
+
+def _print(line: str) -> None:
+    Console(file=sys.stdout).print(line, highlight=False, soft_wrap=True)
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
@@ -232,6 +327,8 @@ def _train(cfg: DictConfig) -> float:
         with mistakes_in_one_sentence("dien-train") if alone else contextlib.nullcontext():
             return train(cfg)
     finally:
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:  # the next job of a sweep has its own
+            sys.modules["wandb"].finish()
         with contextlib.suppress(OSError):  # a run that never began leaves no empty folder behind
             Path(cfg.run_dir).rmdir()
 
@@ -250,6 +347,7 @@ def main() -> None:
     """`dien-train`"""
     register()
     with mistakes_in_one_sentence("dien-train"):
+        sys.argv[1:] = runs.with_overrides_of_resumed_run(sys.argv[1:])
         _train()
 
 

@@ -12,7 +12,6 @@ from dien.data.datamodule import DataModule
 from dien.train import build_module
 
 CHOICES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/**/*.yaml"))
-BASELINE_ONLY = {"model/attention/direct": "din"}
 
 
 def resolved(*overrides: str):

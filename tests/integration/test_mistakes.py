@@ -23,7 +23,7 @@ def half_written() -> list[str]:
     return [
         str(path)
         for path in Path().rglob("*")
-        if path.is_file() and path.parent not in whole and path.suffix not in (".csv", ".gz", ".zip")
+        if path.is_file() and path.parent not in whole and path.suffix not in (".csv", ".gz", ".zip", ".so")
     ]
 
 
@@ -62,6 +62,28 @@ def expect_sentence(capsys, status: int, *names: str) -> None:
         (["data.source.events=missing.csv"], ["missing.csv"]),
         (["data.source.columns.timestamp=when"], ["when", "user, item, time, category"]),
         (["callbacks.early_stopping.patience=0"], ["patience=0"]),
+        (["callbacks.early_stopping.patience=abc"], ["patience='abc'"]),
+        (["model.alpha=abc"], ["model.alpha='abc'"]),
+        (["model.alpha=inf"], ["model.alpha=inf"]),
+        (["model.hidden_size=2.5"], ["model.hidden_size=2.5"]),
+        (["model.features.embedding_size=abc"], ["embedding_size='abc'"]),
+        (["model.head.hidden=5"], ["hidden=5"]),
+        (["model.head.dropout=abc"], ["dropout='abc'"]),
+        (["model.scorer.activation=swish"], ["swish", "dice, prelu, relu"]),
+        (["model.attention.hidden=[0]"], ["hidden=0"]),
+        (["model.features.ignore=[item_id,category]"], ["model.features.ignore", "keep at least one"]),
+        (["model.features.ignore=category"], ["model.features.ignore='category'", "list"]),
+        (["data.negatives.auxiliary=0"], ["data.negatives.auxiliary=0", "model.alpha=0"]),
+        (["optimizer.lr=-1"], ["optimizer", "learning rate"]),
+        (["optimizer.lr=abc"], ["optimizer"]),
+        (["+optimizer.betaz=1"], ["optimizer", "betaz"]),
+        (["+schedule.gama=1"], ["schedule", "gama"]),
+        (["trainer.precision=bf16-true"], ["trainer.precision='bf16-true'", "bf16-mixed"]),
+        (["trainer.precision=8"], ["trainer.precision='8'"]),
+        (["trainer.limit_val_batches=0"], ["trainer.limit_val_batches=0"]),
+        (["trainer.accelerator=tpu"], ["trainer", "torch_xla"]),
+        (["trainer.max_epochs=-5"], ["max_epochs"]),
+        (["threads=1.5"], ["threads"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -112,6 +134,13 @@ def test_truncated_archive(dien_train, small, capsys, events):
 def test_archive_with_a_wrong_checksum(dien_train, capsys, tmp_path):
     Path("ml-100k.zip").write_bytes(b"not the archive")
     expect_sentence(capsys, dien_train("data=ml_100k", "data.source.path=ml-100k.zip"), "ml-100k.zip")
+
+
+def test_diverged_training(dien_train, small, capsys):
+    assert dien_train(*small, "optimizer.lr=1e20", "hydra.run.dir=run") == 2
+    printed = capsys.readouterr()
+    assert "training diverged" in printed.err
+    assert not Path("run/metrics.json").exists()
 
 
 def test_corrupt_checkpoint(dien_train, small, capsys):

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,21 +108,60 @@ def test_a_seed_repeats_its_numbers_and_another_changes_them(dien_train, small):
         assert torch.equal(value, weights_of("b")[key]), key
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(dien_train, small):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(dien_train, small, workers):
     whole, parts = "whole", "parts"
-    assert dien_train(*small, f"hydra.run.dir={whole}", "trainer.max_epochs=3") == 0
-    assert dien_train(*small, f"hydra.run.dir={parts}", "trainer.max_epochs=1") == 0
-    assert dien_train(*small, f"ckpt={parts}", "trainer.max_epochs=3") == 0
+    small = [*small, f"data.num_workers={workers}", "optimizer.lr=0.3"]  # so large that later epochs get worse
+    assert dien_train(*small, f"hydra.run.dir={whole}", "trainer.max_epochs=4") == 0
+    assert dien_train(*small, f"hydra.run.dir={parts}", "trainer.max_epochs=2") == 0
+    Path("parts").rename("moved")  # a run folder can be moved
+    assert dien_train("ckpt=moved", "trainer.max_epochs=4") == 0  # the other options are those it was started with
     assert not Path("outputs").exists()  # it went on in its own folder
-    assert numbers(parts) == numbers(whole)
+    assert numbers("moved") == numbers(whole)
     for key, value in weights_of(whole).items():
-        assert torch.equal(value, weights_of(parts)[key]), key
+        assert torch.equal(value, weights_of("moved")[key]), key
     curves = []
-    for folder in (whole, parts):
+    for folder in (whole, "moved"):
         with Path(folder, "metrics.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["train/loss"]]
         curves.append([(int(row["step"]), float(row["train/loss"])) for row in rows])
     assert curves[0] == curves[1]
+
+
+def test_only_whole_epochs_are_resumed(dien_train, small, capsys):
+    assert dien_train(*small, "hydra.run.dir=run", "trainer.max_steps=5") == 0
+    assert dien_train("ckpt=run/checkpoints/best.ckpt", "trainer.max_steps=9") == 2
+    assert "in the midst of an epoch: go on from last.ckpt" in capsys.readouterr().err
+
+
+def test_last_is_the_newest_epoch_and_best_the_best(dien_train, small):
+    assert dien_train(*small, "hydra.run.dir=run", "optimizer.lr=0.3", "trainer.max_epochs=4") == 0
+    epochs = [torch.load(f"run/checkpoints/{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")]
+    assert epochs[0] == metrics_of("run")["best_epoch"]
+    assert epochs[1] == 3
+
+
+def test_training_stops_when_the_objective_no_longer_improves(dien_train, small):
+    overrides = ["optimizer.lr=0.3", "schedule=constant", "callbacks.early_stopping.patience=1"]
+    assert dien_train(*small, *overrides, "hydra.run.dir=run", "trainer.max_epochs=30") == 0
+    metrics = metrics_of("run")
+    assert metrics["epochs"] == metrics["best_epoch"] + 2 < 30
+
+
+def test_a_run_is_resumed_on_its_own_data_and_network_only(dien_train, small, capsys):
+    assert dien_train(*small, "hydra.run.dir=run", "trainer.max_epochs=1") == 0
+    before = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
+    capsys.readouterr()
+    for overrides, named in (
+        (["data.ties=order"], "dataset_fingerprint"),
+        (["seed=5"], "seed 0"),
+        (["model.hidden_size=5"], "another network"),
+        (["model=din"], "another network"),
+    ):
+        assert dien_train("ckpt=run", *overrides) == 2
+        assert named in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
+    assert {k: v for k, v in after.items() if k != "train.log"} == {k: v for k, v in before.items() if k != "train.log"}
 
 
 def test_auto_continues_the_unfinished_run_of_the_same_name(dien_train, small):
@@ -134,12 +177,12 @@ def test_auto_continues_the_unfinished_run_of_the_same_name(dien_train, small):
 
 def test_a_checkpoint_can_be_evaluated_alone(dien_train, small):
     assert dien_train(*small, "hydra.run.dir=run") == 0
-    trained = metrics_of("run")
-    assert dien_train(*small, "ckpt=run", "train=false") == 0
-    again = metrics_of("run")
-    assert {k: v for k, v in again.items() if k[:4] in ("val/", "test")} == {
-        k: v for k, v in trained.items() if k[:4] in ("val/", "test")
+    before = {
+        path.name: path.read_bytes() for path in Path("run").iterdir() if path.suffix in (".csv", ".yaml", ".json")
     }
+    assert dien_train("ckpt=run", "train=false") == 0
+    after = {name: Path("run", name).read_bytes() for name in before}
+    assert after == before
 
 
 def test_a_sweep_runs_every_variant_in_its_own_folder(dien_train, small):
@@ -184,3 +227,28 @@ def test_wandb_offline_is_written_beside_the_csv(dien_train, small, monkeypatch)
     assert dien_train(*small, "logger=wandb", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
     assert Path("run/metrics.csv").exists()
+
+
+def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(dien_train, small, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert dien_train("-m", *small, "logger=wandb", "seed=0,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep") == 0
+    assert len(list(Path("sweep").glob("*/wandb/offline-run-*/*.wandb"))) == 2
+
+
+def test_quiet_is_quiet(dien_train, small, capsys):
+    assert dien_train(*small, "callbacks=quiet", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
+    printed = capsys.readouterr()
+    assert "Epoch" not in printed.out + printed.err
+
+
+def test_sigterm_has_its_own_status_and_says_how_to_continue(small, tmp_path):
+    command = [sys.executable, "-m", "dien.train", *small, "hydra.run.dir=run", "trainer.max_epochs=100000"]
+    with subprocess.Popen([*command, "callbacks=quiet"], stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if Path("run/checkpoints/last.ckpt").exists():
+                break
+            time.sleep(0.1)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: continue with ckpt=" in error

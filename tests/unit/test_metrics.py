@@ -81,6 +81,15 @@ def test_log_loss_and_calibration():
     assert calibration.compute().item() == pytest.approx((logit.sigmoid().mean() / label.mean()).item())
 
 
+def test_a_diverged_model_has_no_auc():
+    """NaNs sort last: without care they would rank the rows by their order."""
+    score, label = torch.tensor([0.1, torch.nan, torch.nan]), torch.tensor([0, 0, 1])
+    auc, gauc = AUC(), GAUC()
+    for metric in (auc, gauc):
+        metric.update(score, label, torch.tensor([2, 2, 2]))
+        assert metric.compute().isnan()
+
+
 def test_saturated_logits_still_rank():
     """Sigmoids of large logits are all 1 in float32; the metric ranks by the logits."""
     auc = AUC()

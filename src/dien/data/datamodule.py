@@ -198,6 +198,8 @@ class DataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+        if shuffle and self.trainer is not None:  # workers read ahead before Lightning announces a resumed epoch
+            sampler.set_epoch(self.trainer.fit_loop.state_dict()["epoch_progress"]["current"]["processed"])
         return DataLoader(
             rows,
             batch_size=None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dien.errors import ConfigError
-from dien.model.layers import ACTIVATIONS, MLP
+from dien.model.layers import MLP, activation_of, check_hidden
 from dien.model.steps import Steps
 from dien.ops import linear
 
@@ -51,8 +51,7 @@ class MLPAttention(nn.Module):
         project_target: bool = True,
     ) -> None:
         super().__init__()
-        if not hidden:
-            raise ConfigError("model.attention.hidden=[] has no layer: give at least one width, such as [80, 40].")
+        check_hidden(hidden, fewest=1)
         if not project_target and target_size != hidden_size:
             raise ConfigError(
                 "model.attention.project_target=false needs a target as wide as the steps: "
@@ -62,7 +61,9 @@ class MLPAttention(nn.Module):
             nn.Sequential(nn.Linear(target_size, hidden_size), nn.PReLU()) if project_target else nn.Identity()
         )
         self.first = nn.Linear(4 * hidden_size, hidden[0])
-        self.rest = nn.Sequential(ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
+        self.rest = nn.Sequential(
+            activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
+        )
 
     def forward(self, interest_NH: Tensor, target_BD: Tensor, steps: Steps) -> Tensor:
         query_BH = self.query(target_BD)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dien.batch import Batch
+from dien.errors import ConfigError, check_width
 from dien.model.evolution import Evolution
 from dien.model.extractor import InterestExtractor
 from dien.model.features import FeatureEmbedding, check_ignored
@@ -54,6 +55,8 @@ class ClickNetwork(nn.Module):
         self.item = features(item_table)
         self.user = features(user_table)
         check_ignored(self.item.ignore, item_table, user_table)
+        if not self.item.width:
+            raise ConfigError("model.features.ignore leaves no feature of the items: keep at least one.")
 
     def embed(self, batch: Batch) -> Embedded:
         steps = Steps.of(batch.length_B, batch.history_BT.shape[1])
@@ -88,6 +91,7 @@ class DIEN(ClickNetwork):
         super().__init__(item_table, user_table, features)
         item_size = self.item.width
         hidden_size = item_size if hidden_size is None else hidden_size
+        check_width("model.hidden_size", hidden_size)
         self.extractor = InterestExtractor(item_size, hidden_size, scorer(hidden_size, item_size))
         self.attention = attention(hidden_size, item_size)
         self.evolution = evolution(hidden_size)

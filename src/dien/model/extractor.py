@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dien.errors import ConfigError, check_at_least
-from dien.model.layers import ACTIVATIONS, MLP
+from dien.errors import ConfigError
+from dien.model.layers import MLP, activation_of, check_hidden
 from dien.model.steps import Steps
 from dien.ops import gated_scan, linear
 
@@ -69,17 +69,19 @@ class MLPScorer(nn.Module):
         activation: str = "sigmoid",
     ) -> None:
         super().__init__()
-        if not hidden:
-            raise ConfigError("model.scorer.hidden=[] has no layer: give at least one width, or use model/scorer=dot.")
+        check_hidden(hidden, fewest=1)
         self.hidden_size = hidden_size
         self.first = nn.Linear(hidden_size + item_size, hidden[0])
-        self.rest = nn.Sequential(ACTIVATIONS[activation](hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
+        self.rest = nn.Sequential(
+            activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
+        )
 
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
         """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
         state_weight, item_weight = self.first.weight.tensor_split([self.hidden_size], 1)
         state_N1 = linear(interest_NH, state_weight, self.first.bias)[:, None]
-        return self.rest(state_N1 + linear(candidate_NCD, item_weight)).squeeze(-1)
+        first_NCF = state_N1 + linear(candidate_NCD, item_weight)
+        return self.rest(first_NCF.flatten(0, 1)).view(first_NCF.shape[:2])
 
 
 class InterestExtractor(nn.Module):
@@ -87,13 +89,12 @@ class InterestExtractor(nn.Module):
 
     Args:
         item_size: D.
-        hidden_size: H, at least 1.
+        hidden_size: H.
         scorer: `DotScorer` or `MLPScorer`, built with (H, D).
     """
 
     def __init__(self, item_size: int, hidden_size: int, scorer: nn.Module) -> None:
         super().__init__()
-        check_at_least("model.hidden_size", hidden_size, 1)
         self.recurrence = GatedRecurrence(item_size, hidden_size)
         self.scorer = scorer
 

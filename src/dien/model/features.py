@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dien.errors import ConfigError, check_at_least, check_choice
+from dien.errors import ConfigError, check_at_least, check_choice, check_width
 from dien.tables import PADDING, UNKNOWN, Table
 
 POOLINGS = ("mean", "max", "sum")
@@ -36,7 +36,7 @@ class FeatureEmbedding(nn.Module):
         std: standard deviation of the initial embeddings.
 
     Raises:
-        ConfigError: if a value is out of range or nothing is left to embed.
+        ConfigError: if a value is out of range.
     """
 
     single_RC: Tensor
@@ -52,7 +52,8 @@ class FeatureEmbedding(nn.Module):
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        check_at_least("model.features.embedding_size", embedding_size, 1)
+        check_width("model.features.embedding_size", embedding_size)
+        check_at_least("model.features.std", std, 0)
         check_choice("model.features.pooling", pooling, POOLINGS)
         columns = [column for column in table if column.name not in ignore]
         self.pooling, self.ignore, self.sparse = pooling, ignore, False
@@ -112,6 +113,8 @@ def use_sparse_gradients(network: nn.Module, smallest: int = SPARSE_FROM) -> Non
 
 def check_ignored(ignore: Sequence[str], *tables: Table) -> None:
     """Raise `ConfigError` if a name to ignore is a column of none of the tables."""
+    if isinstance(ignore, str):
+        raise ConfigError(f"model.features.ignore={ignore!r} must be a list of names, such as [{ignore}].")
     names = [column.name for table in tables for column in table]
     for name in ignore:
         if name not in names:

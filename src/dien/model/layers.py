@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dien.errors import ConfigError, check_choice
+from dien.errors import ConfigError, check_at_least, check_choice, check_width
 from dien.ops import Linear
 
 
@@ -49,6 +49,16 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def activation_of(name: str, width: int) -> nn.Module:
+    """An activation for `width` units.
+
+    Raises:
+        ConfigError: for a name that is not one of `ACTIVATIONS`.
+    """
+    check_choice("activation", name, tuple(ACTIVATIONS))
+    return ACTIVATIONS[name](width)
+
+
 class MLP(nn.Sequential):
     """Hidden linear layers, each with an activation and dropout, and a closing linear layer with neither.
 
@@ -72,18 +82,25 @@ class MLP(nn.Sequential):
         dropout: float = 0.0,
         output_size: int = 1,
     ) -> None:
-        check_choice("activation", activation, tuple(ACTIVATIONS))
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout={dropout} is out of range: it must be at least 0 and below 1.")
-        if any(width < 1 for width in hidden):
-            raise ConfigError(f"hidden={list(hidden)} holds a layer without units: every width must be at least 1.")
+        check_at_least("dropout", dropout, 0)
+        if dropout >= 1:
+            raise ConfigError(f"dropout={dropout} is out of range: it must be below 1.")
+        check_hidden(hidden)
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [Linear(input_size, width), ACTIVATIONS[activation](width)]
+            layers += [Linear(input_size, width), activation_of(activation, width)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             input_size = width
         super().__init__(*layers, Linear(input_size, output_size))
+
+
+def check_hidden(hidden: Sequence[int], *, fewest: int = 0) -> None:
+    """Raise `ConfigError` unless `hidden` is a list of at least `fewest` widths."""
+    if not isinstance(hidden, list | tuple) or len(hidden) < fewest:
+        raise ConfigError(f"hidden={hidden!r} must be a list of at least {fewest} widths, such as [80, 40].")
+    for width in hidden:
+        check_width("a width of hidden", width)
 
 
 class Head(MLP):

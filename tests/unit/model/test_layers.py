@@ -113,7 +113,7 @@ def test_mlp_without_hidden_layers_is_linear():
 def test_mlp_names_a_wrong_option(options, message):
     with pytest.raises(ConfigError, match=message):
         MLP(4, [3], **options)
-    with pytest.raises(ConfigError, match="every width must be at least 1"):
+    with pytest.raises(ConfigError, match="a width of hidden=0 is out of range"):
         MLP(4, [3, 0], activation="relu")
 
 
@@ -162,6 +162,21 @@ def test_mlp_scorer_equals_the_concatenation():
     h, candidates = torch.randn(9, 4), torch.randn(9, 3, 6)
     joined = torch.cat([h[:, None].expand(-1, 3, -1), candidates], -1)
     torch.testing.assert_close(scorer(h, candidates), scorer.rest(scorer.first(joined)).squeeze(-1))
+
+
+@pytest.mark.parametrize("activation", ["dice", "prelu", "relu"])
+def test_the_scorer_takes_every_activation(activation):
+    scorer = MLPScorer(4, 6, hidden=(7, 5), activation=activation)
+    assert torch.isfinite(scorer(torch.randn(9, 4), torch.randn(9, 2, 6))).all()
+
+
+@pytest.mark.parametrize("hidden", [[], 5, [0], [1.5], "80"])
+def test_attention_and_scorer_name_wrong_layers(hidden):
+    for layer in (MLPAttention, MLPScorer):
+        with pytest.raises(ConfigError, match="hidden"):
+            layer(4, 4, hidden=hidden)
+        with pytest.raises(ConfigError, match="'swish' is not one of"):
+            layer(4, 4, activation="swish")
 
 
 def test_dot_scorer_is_the_inner_product_and_needs_equal_widths():
