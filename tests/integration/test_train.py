@@ -252,3 +252,9 @@ def test_sigterm_has_its_own_status_and_says_how_to_continue(small, tmp_path):
         _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM: continue with ckpt=" in error
+
+
+def test_a_sweep_goes_over_any_groups(dien_train, small):
+    groups = ["model=base,din", "optimizer=adam,sgd", "schedule=halve,constant", "callbacks=default,quiet"]
+    assert dien_train("-m", *small, *groups, "trainer.max_steps=3", "hydra.sweep.dir=sweep") == 0
+    assert len(list(Path("sweep").glob("*/metrics.json"))) == 16
