@@ -25,14 +25,12 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 
 from dien import runs
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.config import CONF, mistakes_in_one_sentence, register
+from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
 from dien.data.datamodule import DataModule
-from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_width
 from dien.model.features import check_ignored, use_sparse_gradients
 from dien.module import ClickModule
@@ -40,8 +38,6 @@ from dien.ops import engine_for
 from dien.optimizer import Adam
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 """Weights and metrics stay in float32: sums of thousands of terms cannot be trusted in half precision."""
@@ -161,7 +157,7 @@ def _train_and_test(
     _try_optimizer(module)
     if trainer.is_global_zero:
         _write_inputs(cfg, run_dir, data, module, trainer)
-        _say_what_runs(cfg, data, module)
+        say_what_runs(cfg, data, module)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
@@ -181,9 +177,9 @@ def _train_and_test(
     }
     if trainer.is_global_zero:
         runs.write_json(run_dir / "metrics.json", metrics)
-        _print_results(metrics, cfg.name)
-        _print_training(metrics)
-        _print(f"run folder: {run_dir}")
+        print_results(metrics, cfg.name)
+        print_training(metrics)
+        say(f"run folder: {run_dir}")
     return metrics
 
 
@@ -193,13 +189,13 @@ def _evaluate_only(
     """Metrics of a checkpoint; those of its run are renewed if they are of the same data, and nothing else changes."""
     assert checkpoint is not None
     trainer = _trainer(cfg, [], [])
-    log.info("data: %s", _describe(data))
+    log.info("data: %s", describe(data))
     metrics = _evaluate(cfg, trainer, module, data, checkpoint)
     run_dir = checkpoint.parents[1]
     if trainer.is_global_zero:
         if runs.read_json(run_dir / "environment.json").get("dataset_fingerprint") == data.data.fingerprint:
             runs.write_json(run_dir / "metrics.json", runs.read_json(run_dir / "metrics.json") | metrics)
-        _print_results(metrics, f"{checkpoint} on {cfg.data.name}, {time.perf_counter() - start:.0f} s")
+        print_results(metrics, f"{checkpoint} on {cfg.data.name}, {time.perf_counter() - start:.0f} s")
     return metrics
 
 
@@ -273,52 +269,6 @@ def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: Clic
     (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier leg: this run is unfinished again
 
 
-def _say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> None:
-    log.info("data: %s", _describe(data))
-    log.info(
-        "model: %s, %s parameters, alpha %g, seed %d, batch %d, history <= %d",
-        cfg.model.name,
-        f"{module.parameter_count:,}",
-        module.alpha,
-        cfg.seed,
-        cfg.data.batch_size,
-        cfg.data.history_length,
-    )
-    log.info("run folder: %s", cfg.run_dir)
-
-
-def _describe(data: DataModule) -> str:
-    counts = data.data.manifest
-    rows = ", ".join(f"{len(data.rows(split)):,} {split}" for split in SPLITS)
-    return (
-        f"{counts['name']}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events; "
-        f"rows: {rows}"
-    )
-
-
-def _print_results(metrics: Metrics, title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("split")
-    for column in ("AUC", "GAUC", "log loss", "calibration"):
-        table.add_column(column, justify="right")
-    for split in ("val", "test"):
-        if f"{split}/auc" in metrics:
-            values = (metrics[f"{split}/{metric}"] for metric in ("auc", "gauc", "logloss", "calibration"))
-            table.add_row(split, *(f"{value:.4f}" for value in values))
-    Console(file=sys.stdout).print(table)
-
-
-def _print_training(metrics: Metrics) -> None:
-    _print(
-        f"best epoch {metrics['best_epoch']} (counted from 0) of {metrics['epochs']}, {metrics['seconds']:.0f} s, "
-        f"{metrics['train/samples_per_second']:,.0f} training samples/s"
-    )
-
-
-def _print(line: str) -> None:
-    Console(file=sys.stdout).print(line, highlight=False, soft_wrap=True)
-
-
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _train(cfg: DictConfig) -> float:
     # A job of a sweep lets Hydra see its error: it names the overrides and goes on with the other jobs.
@@ -339,7 +289,7 @@ def _prepare(cfg: DictConfig) -> None:
         data = instantiate(cfg.data, _convert_="all")
         data.prepare_data()
         data.setup()
-    log.info("%s", _describe(data))
+    log.info("%s", describe(data))
     print(data.data.folder)
 
 

@@ -1,0 +1,63 @@
+"""What a command says on the terminal: the resolved essentials before a run, its results after it."""
+
+import logging
+import sys
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from dien.data.datamodule import DataModule
+from dien.data.protocol import SPLITS
+from dien.module import ClickModule
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+def say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> None:
+    log.info("data: %s", describe(data))
+    log.info(
+        "model: %s, %s parameters, alpha %g, seed %d, batch %d, history <= %d",
+        cfg.model.name,
+        f"{module.parameter_count:,}",
+        module.alpha,
+        cfg.seed,
+        cfg.data.batch_size,
+        cfg.data.history_length,
+    )
+    log.info("run folder: %s", cfg.run_dir)
+
+
+def describe(data: DataModule) -> str:
+    """One line of what a prepared dataset holds."""
+    counts = data.data.manifest
+    rows = ", ".join(f"{len(data.rows(split)):,} {split}" for split in SPLITS)
+    return (
+        f"{counts['name']}: {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events; "
+        f"rows: {rows}"
+    )
+
+
+def print_results(metrics: Metrics, title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("split")
+    for column in ("AUC", "GAUC", "log loss", "calibration"):
+        table.add_column(column, justify="right")
+    for split in ("val", "test"):
+        if f"{split}/auc" in metrics:
+            values = (metrics[f"{split}/{metric}"] for metric in ("auc", "gauc", "logloss", "calibration"))
+            table.add_row(split, *(f"{value:.4f}" for value in values))
+    Console(file=sys.stdout).print(table)
+
+
+def print_training(metrics: Metrics) -> None:
+    say(
+        f"best epoch {metrics['best_epoch']} (counted from 0) of {metrics['epochs']}, {metrics['seconds']:.0f} s, "
+        f"{metrics['train/samples_per_second']:,.0f} training samples/s"
+    )
+
+
+def say(line: str) -> None:
+    Console(file=sys.stdout).print(line, highlight=False, soft_wrap=True)
