@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from dien import runs
+from dien.allocator import keep_freed_memory
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
@@ -76,6 +77,7 @@ def train(cfg: DictConfig) -> float:
     _check(cfg)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    keep_freed_memory()
     run_dir = Path(cfg.run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")

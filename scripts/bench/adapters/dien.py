@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.adapter import ATTENTION, AUXILIARY, EMBEDDING, HEAD, Adapter
 from bench.rows import Catalogue, Rows
+from dien.allocator import keep_freed_memory
 from dien.batch import Batch
 from dien.model.attention import MLPAttention
 from dien.model.dien import DIEN
@@ -46,6 +47,7 @@ class Dien(Adapter[Batch]):
 
 
 def build(catalogue: Catalogue) -> Dien:
+    keep_freed_memory()  # as `dien-train` does
     users, items, categories, category_of_item = catalogue
     network = DIEN(
         (
