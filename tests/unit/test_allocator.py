@@ -14,10 +14,10 @@ from dien.allocator import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 for _ in range(30):  # until the heap has settled
-    torch.ones(8_000_000)
+    torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    torch.ones(8_000_000)
+    torch.ones(20_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
