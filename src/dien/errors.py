@@ -31,13 +31,19 @@ def check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}={value!r} is not one of {', '.join(allowed)}.")
 
 
-def check_at_least(key: str, value: float, minimum: float) -> None:
+def check_at_least(key: str, value: object, minimum: float) -> None:
     """Raise `ConfigError` unless `value` is a finite number >= `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value < math.inf:
         raise ConfigError(f"{key}={value!r} is out of range: it must be a number of at least {minimum}.")
 
 
-def check_width(key: str, value: object) -> None:
-    """Raise `ConfigError` unless `value` is a whole number of units, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{key}={value!r} is out of range: it must be a whole number of at least 1.")
+def check_whole(key: str, value: object, minimum: int) -> None:
+    """Raise `ConfigError` unless `value` is a whole number >= `minimum` (a bool or 1.5 is not)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{key}={value!r} is out of range: it must be a whole number of at least {minimum}.")
+
+
+def check_fraction(key: str, value: object) -> None:
+    """Raise `ConfigError` unless `value` lies strictly between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ConfigError(f"{key}={value!r} is out of range: it must be a fraction between 0 and 1.")

@@ -32,7 +32,7 @@ from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
 from dien.data.datamodule import DataModule
-from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_width
+from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
 from dien.model.features import check_ignored, use_sparse_gradients
 from dien.module import ClickModule
 from dien.ops import engine_for
@@ -110,7 +110,7 @@ def _check(cfg: DictConfig) -> None:
     if not cfg.train and cfg.ckpt is None:
         raise ConfigError("train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=...")
     if cfg.threads is not None:
-        check_width("threads", cfg.threads)
+        check_whole("threads", cfg.threads, 1)
     check_choice("trainer.precision", str(cfg.trainer.precision), PRECISIONS)
     for split in ("val", "test"):
         if cfg.trainer[f"limit_{split}_batches"] == 0:
@@ -278,6 +278,9 @@ def _train(cfg: DictConfig) -> float:
     try:
         with mistakes_in_one_sentence("dien-train") if alone else contextlib.nullcontext():
             return train(cfg)
+    except StoppedError:  # a signal ends the whole sweep, where any other error ends one job
+        with mistakes_in_one_sentence("dien-train"):
+            raise
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:  # the next job of a sweep has its own
             sys.modules["wandb"].finish()

@@ -241,17 +241,19 @@ def test_quiet_is_quiet(dien_train, small, capsys):
     assert "Epoch" not in printed.out + printed.err
 
 
-def test_sigterm_has_its_own_status_and_says_how_to_continue(small, tmp_path):
-    command = [sys.executable, "-m", "dien.train", *small, "hydra.run.dir=run", "trainer.max_epochs=100000"]
+@pytest.mark.parametrize("place", [["hydra.run.dir=run"], ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]])
+def test_sigterm_has_its_own_status_and_says_how_to_continue(small, place):
+    command = [sys.executable, "-m", "dien.train", *place, *small, "trainer.max_epochs=100000"]
     with subprocess.Popen([*command, "callbacks=quiet"], stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
-            if Path("run/checkpoints/last.ckpt").exists():
+            if list(Path().glob("**/last.ckpt")):
                 break
             time.sleep(0.1)
         process.terminate()
         _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM: continue with ckpt=" in error
+    assert len(list(Path().glob("**/checkpoints"))) == 1  # the jobs after it were not begun
 
 
 def test_a_sweep_goes_over_any_groups(dien_train, small):

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from dien.batch import Batch
-from dien.data.checks import check_whole
 from dien.data.dataset import Prepared, SplitRows
 from dien.data.negatives import Draws, Negatives, NegativeSampler
 from dien.data.prepare import prepare
 from dien.data.protocol import Protocol, Split
 from dien.data.sampler import RowSampler
 from dien.data.sources.base import Source
-from dien.errors import ConfigError
+from dien.errors import ConfigError, check_whole
 from dien.tables import Table
 
 

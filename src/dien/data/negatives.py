@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dien.data.alias import AliasTable
-from dien.data.checks import check_number, check_whole
 from dien.data.exclusion import EXCLUSIONS, Positives
 from dien.data.hashing import derive, stream, uniform
-from dien.errors import ConfigError, DataError, check_choice
+from dien.errors import ConfigError, DataError, check_at_least, check_choice, check_whole
 from dien.tables import FIRST_ID
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Negatives:
     def __post_init__(self) -> None:
         check_choice("data.negatives.strategy", self.strategy, STRATEGIES)
         check_choice("data.negatives.exclude", self.exclude, EXCLUDES)
-        check_number("data.negatives.exponent", self.exponent, 0)
+        check_at_least("data.negatives.exponent", self.exponent, 0)
         check_whole("data.negatives.train", self.train, 1)
         check_whole("data.negatives.eval", self.eval, 1)
         check_whole("data.negatives.auxiliary", self.auxiliary, 0)
@@ -83,7 +82,7 @@ class Negatives:
         if self.eval_exclude is not None:
             check_choice("data.negatives.eval_exclude", self.eval_exclude, EXCLUDES)
         if self.eval_exponent is not None:
-            check_number("data.negatives.eval_exponent", self.eval_exponent, 0)
+            check_at_least("data.negatives.eval_exponent", self.eval_exponent, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

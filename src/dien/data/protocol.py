@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from dien.data.checks import check_fraction, check_whole
-from dien.errors import ConfigError, check_choice
+from dien.errors import ConfigError, check_choice, check_fraction, check_whole
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dien.batch import Batch
-from dien.errors import ConfigError, check_width
+from dien.errors import ConfigError, check_whole
 from dien.model.evolution import Evolution
 from dien.model.extractor import InterestExtractor
 from dien.model.features import FeatureEmbedding, check_ignored
@@ -91,7 +91,7 @@ class DIEN(ClickNetwork):
         super().__init__(item_table, user_table, features)
         item_size = self.item.width
         hidden_size = item_size if hidden_size is None else hidden_size
-        check_width("model.hidden_size", hidden_size)
+        check_whole("model.hidden_size", hidden_size, 1)
         self.extractor = InterestExtractor(item_size, hidden_size, scorer(hidden_size, item_size))
         self.attention = attention(hidden_size, item_size)
         self.evolution = evolution(hidden_size)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dien.errors import ConfigError, check_at_least, check_choice, check_width
+from dien.errors import ConfigError, check_at_least, check_choice, check_whole
 from dien.tables import PADDING, UNKNOWN, Table
 
 POOLINGS = ("mean", "max", "sum")
@@ -52,7 +52,7 @@ class FeatureEmbedding(nn.Module):
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        check_width("model.features.embedding_size", embedding_size)
+        check_whole("model.features.embedding_size", embedding_size, 1)
         check_at_least("model.features.std", std, 0)
         check_choice("model.features.pooling", pooling, POOLINGS)
         columns = [column for column in table if column.name not in ignore]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dien.errors import ConfigError, check_at_least, check_choice, check_width
+from dien.errors import ConfigError, check_at_least, check_choice, check_whole
 from dien.ops import Linear
 
 
@@ -100,7 +100,7 @@ def check_hidden(hidden: Sequence[int], *, fewest: int = 0) -> None:
     if not isinstance(hidden, list | tuple) or len(hidden) < fewest:
         raise ConfigError(f"hidden={hidden!r} must be a list of at least {fewest} widths, such as [80, 40].")
     for width in hidden:
-        check_width("a width of hidden", width)
+        check_whole("a width of hidden", width, 1)
 
 
 class Head(MLP):
