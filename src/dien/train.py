@@ -28,40 +28,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from dien import runs
 from dien.allocator import keep_freed_memory
+from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
 from dien.data.datamodule import DataModule
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
-from dien.model.features import check_ignored, use_sparse_gradients
 from dien.module import ClickModule
 from dien.ops import engine_for
-from dien.optimizer import Adam
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 """Weights and metrics stay in float32: sums of thousands of terms cannot be trusted in half precision."""
-
-NOT_OF_THE_NETWORK = ("name", "label", "alpha", "auxiliary")
-"""Keys of `model` that say how it is called and trained; all others are arguments of its constructor."""
-
-
-def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
-    """The LightningModule that `cfg.model`, `cfg.optimizer` and `cfg.schedule` describe, for prepared data."""
-    item_table, user_table = data.tables()
-    if "features" in cfg.model:
-        check_ignored(cfg.model.features.ignore, item_table, user_table)
-    keys = [key for key in cfg.model if key not in NOT_OF_THE_NETWORK]
-    node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
-    network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
-    optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
-    # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
-    lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")
-    plain = cfg.trainer.strategy == "auto" and not str(cfg.trainer.precision).startswith("16")
-    if lazy and plain and cfg.trainer.gradient_clip_val is None:
-        use_sparse_gradients(network)
-    return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
 
 
 def train(cfg: DictConfig) -> float:

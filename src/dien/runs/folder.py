@@ -133,7 +133,7 @@ def environment(
 
 def _git(*arguments: str) -> str | None:
     """Output of git in the project's checkout; None from a wheel, or without git."""
-    checkout = Path(__file__).parents[2]
+    checkout = Path(__file__).parents[3]
     if not (checkout / ".git").exists():  # an installed copy may lie in somebody else's repository
         return None
     try:

@@ -1,0 +1,29 @@
+"""From a configuration to the LightningModule that it describes."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dien.data.datamodule import DataModule
+from dien.model.features import check_ignored, use_sparse_gradients
+from dien.module import ClickModule
+from dien.optimizer import Adam
+
+NOT_OF_THE_NETWORK = ("name", "label", "alpha", "auxiliary")
+"""Keys of `model` that say how it is called and trained; all others are arguments of its constructor."""
+
+
+def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
+    """The LightningModule that `cfg.model`, `cfg.optimizer` and `cfg.schedule` describe, for prepared data."""
+    item_table, user_table = data.tables()
+    if "features" in cfg.model:
+        check_ignored(cfg.model.features.ignore, item_table, user_table)
+    keys = [key for key in cfg.model if key not in NOT_OF_THE_NETWORK]
+    node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
+    network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
+    optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
+    # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
+    lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")
+    plain = cfg.trainer.strategy == "auto" and not str(cfg.trainer.precision).startswith("16")
+    if lazy and plain and cfg.trainer.gradient_clip_val is None:
+        use_sparse_gradients(network)
+    return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
