@@ -31,8 +31,8 @@ from dien.tables import Column
 
 ROWS, ITEMS, USERS, CATEGORIES = 128, 1700, 950, 20
 KINDS = {
-    "linear layers": ("dien::linear", "aten::mm", "aten::addmm", "_linear"),
-    "gated scan": ("gated_scan",),
+    "linear layers": ("_Linear", "_Gradients", "aten::mm", "aten::addmm"),
+    "gated scan": ("Scan", "gated_scan"),
     "activations and losses": ("sigmoid", "softplus", "softmax", "batch_norm", "prelu", "binary_cross"),
     "embeddings": ("embedding", "index", "scatter", "gather"),
     "optimizer": ("adam", "Optimizer"),

@@ -69,7 +69,8 @@ def gated_scan(
     tensors = (projected_N3H, attention_N, weight_hh, bias_hh, initial_BH)
     projected, attention, weight, bias, initial = (x if x is None else x.to(wide or x.dtype) for x in tensors)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    states_NH: Tensor = library.gated_scan(projected, attention, offsets, weight, bias, initial, rule, save)[0]
+    run = library.gated_scan if torch.compiler.is_compiling() else library.Scan.apply
+    states_NH: Tensor = run(projected, attention, offsets, weight, bias, initial, rule, save)[0]
     return states_NH.to(dtype)
 
 

@@ -17,7 +17,7 @@ from dien.ops import build
 from dien.ops.cpu import SUFFIX, pointer
 from dien.ops.engines import engine_for
 
-FEWEST = 1 << 23  # multiply-adds below which the call of an operator costs more than it gains
+FEWEST = 1 << 20  # multiply-adds below which the call of an operator costs more than it gains
 LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
 
 
@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
-    y: Tensor = _linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))
 
 
@@ -56,35 +56,45 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-@torch.library.custom_op("dien::linear", mutates_args=())
-def _linear(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y_NM = x_NK.new_empty(len(x_NK), len(weight))
-    _call("linear", (x_NK, weight, bias), (y_NM,), x_NK, weight)
-    return y_NM
+class _Linear(torch.autograd.Function):
+    """The kernel behind `linear`; x `[N, K]`."""
+
+    @staticmethod
+    def forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y_NM = x_NK.new_empty(len(x_NK), len(weight))
+        _call("linear", (x_NK, weight, bias), (y_NM,), x_NK, weight)
+        return y_NM
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x_NK, weight, bias = inputs
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(x_NK, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        x_NK, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = _Gradients.apply(grad_NM, x_NK, weight, ctx.needs_input_grad[0])
+        return to_x, to_weight, to_bias if ctx.has_bias else None
 
 
-@_linear.register_fake
-def _(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x_NK.new_empty(x_NK.shape[0], weight.shape[0])
+class _Gradients(torch.autograd.Function):
+    """Gradients of `_Linear` with respect to input (None unless `needs_x`), weight and bias."""
 
+    @staticmethod
+    def forward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+        to_x = x_NK.new_empty(x_NK.shape) if needs_x else None
+        to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
+        _call("linear_backward", (grad_NM, x_NK, weight), (to_x, to_weight, to_bias), x_NK, weight)
+        return to_x, to_weight, to_bias
 
-@torch.library.custom_op("dien::linear_backward", mutates_args=())
-def _linear_backward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input (empty unless `needs_x`), weight and bias."""
-    to_x = x_NK.new_empty(x_NK.shape if needs_x else 0)
-    to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
-    outputs = (to_x if needs_x else None, to_weight, to_bias)
-    _call("linear_backward", (grad_NM, x_NK, weight), outputs, x_NK, weight)
-    return to_x, to_weight, to_bias
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        pass
 
-
-@_linear_backward.register_fake
-def _(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        x_NK.new_empty(x_NK.shape if needs_x else 0),
-        weight.new_empty(weight.shape),
-        weight.new_empty(weight.shape[0]),
-    )
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise DienError("The linear kernel is differentiable once: set DIEN_SCAN=reference for second derivatives.")
 
 
 def _call(
@@ -97,24 +107,3 @@ def _call(
         ctypes.c_int(torch.get_num_threads()),
         *map(pointer, outputs),
     )
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    x_NK, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x_NK, weight)
-
-
-def _backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    x_NK, weight = ctx.saved_tensors
-    needs_x = ctx.needs_input_grad[0]
-    to_x, to_weight, to_bias = _linear_backward(grad_NM, x_NK, weight, needs_x)
-    return to_x if needs_x else None, to_weight, to_bias if ctx.has_bias else None
-
-
-def _backward_twice(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-    raise DienError("The linear kernel is differentiable once: set DIEN_SCAN=reference for second derivatives.")
-
-
-_linear.register_autograd(_backward, setup_context=_setup)
-_linear_backward.register_autograd(_backward_twice)

