@@ -1,24 +1,13 @@
 """A real training on the bundled sample must learn what counting cannot."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from dien.config import CONF, register
 from dien.metrics import AUC
 from dien.train import train
-
-
-def sample_config(folder: Path, *overrides: str):
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(
-            "train", overrides=[f"run_dir={folder}", f"data.cache={folder}/cache", "callbacks=quiet", *overrides]
-        )
 
 
 def heuristic_auc(data) -> tuple[float, float]:
@@ -36,8 +25,8 @@ def heuristic_auc(data) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_dien_beats_counting_on_the_bundled_sample(tmp_path):
-    cfg = sample_config(tmp_path, "trainer.max_epochs=2")
+def test_dien_beats_counting_on_the_bundled_sample(sample_config, tmp_path):
+    cfg = sample_config("trainer.max_epochs=2")
     counting = heuristic_auc(instantiate(cfg.data, _convert_="all"))
     assert counting == pytest.approx((0.63, 0.63), abs=0.02)
     train(cfg)
@@ -51,6 +40,6 @@ def test_dien_beats_counting_on_the_bundled_sample(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed"])
-def test_half_precision_learns_as_well(tmp_path, precision):
-    cfg = sample_config(tmp_path, "trainer.max_epochs=1", f"trainer.precision={precision}", "data.samples=all")
+def test_half_precision_learns_as_well(sample_config, precision):
+    cfg = sample_config("trainer.max_epochs=1", f"trainer.precision={precision}", "data.samples=all")
     assert train(cfg) > 0.64
