@@ -13,7 +13,6 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import hydra
@@ -30,6 +29,7 @@ from dien import runs
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
+from dien.checkpoint import read_checkpoint
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
 from dien.data.datamodule import DataModule
@@ -105,7 +105,7 @@ def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
 
 def _check_resumed(cfg: DictConfig, checkpoint: Path, data: DataModule, module: ClickModule) -> None:
     """Raise `DienError` unless the checkpoint fits what is configured; a resumed run must be the same run."""
-    state = _load(checkpoint)
+    state = read_checkpoint(checkpoint)
     try:
         module.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError) as error:
@@ -132,7 +132,7 @@ def _train_and_test(
 ) -> Metrics:
     run_dir = Path(cfg.run_dir)
     best, throughput = Best(run_dir / "checkpoints", cfg.objective), Throughput()
-    step = _load(resumed)["global_step"] if resumed else 0
+    step = read_checkpoint(resumed)["global_step"] if resumed else 0
     loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
     trainer = _trainer(cfg, [throughput, best, Last(run_dir / "checkpoints")], loggers)
     _try_optimizer(module)
@@ -152,7 +152,7 @@ def _train_and_test(
     metrics = _evaluate(cfg, trainer, module, data, Path(best.best_model_path))
     metrics |= {
         "train/samples_per_second": throughput.samples_per_second,
-        "best_epoch": _load(Path(best.best_model_path))["epoch"],
+        "best_epoch": read_checkpoint(Path(best.best_model_path))["epoch"],
         "epochs": epochs,
         "seconds": time.perf_counter() - start,
     }
@@ -198,16 +198,6 @@ def _try_optimizer(module: ClickModule) -> None:
         module.configure_optimizers()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer or schedule: {error}.") from error
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise DienError(f"{checkpoint} is not a whole checkpoint: it is damaged, or was cut while written.") from error
-    if not isinstance(state, dict) or "state_dict" not in state:
-        raise DienError(f"{checkpoint} is not a checkpoint of dien-train.")
-    return state
 
 
 def _evaluate(cfg: DictConfig, trainer: pl.Trainer, module: ClickModule, data: DataModule, checkpoint: Path) -> Metrics:

@@ -73,3 +73,18 @@ def _command(monkeypatch: pytest.MonkeyPatch, name: str, main: Callable[[], None
 def small(events: Path) -> list[str]:
     """Overrides for a run of a second or two on `events`."""
     return [*SMALL, f"data.source.events={events}"]
+
+
+COLUMNS = [
+    "data.source.columns.user_id=user",
+    "data.source.columns.item_id=item",
+    "data.source.columns.timestamp=time",
+    "data.source.item_features=[category]",
+]
+
+
+@pytest.fixture
+def finished_run(dien_train: Command, small: list[str], tmp_path: Path) -> Path:
+    """The folder of a small run with everything in it."""
+    assert dien_train(*small, *COLUMNS, f"hydra.run.dir={tmp_path}/run") == 0
+    return tmp_path / "run"

@@ -1,5 +1,7 @@
 """Run folders: how a run is written down. Every report, notebook and later command goes through here."""
 
+from typing import TYPE_CHECKING, Any
+
 from dien.runs.folder import (
     checkpoint_of,
     environment,
@@ -11,9 +13,14 @@ from dien.runs.folder import (
     write_text,
 )
 
+if TYPE_CHECKING:
+    from dien.runs.model import LoadedRun, load_model
+
 __all__ = [
+    "LoadedRun",
     "checkpoint_of",
     "environment",
+    "load_model",
     "read_json",
     "run_folder_of",
     "unfinished_run",
@@ -21,3 +28,12 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch and the model comes when it is asked for: reading a table of runs does not."""
+    if name in ("LoadedRun", "load_model"):
+        from dien.runs import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

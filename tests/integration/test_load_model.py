@@ -1,0 +1,57 @@
+"""A run folder gives back the network that was tested, with its data."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dien import runs
+from dien.errors import DienError
+from dien.metrics import AUC
+
+
+@pytest.fixture
+def run(finished_run):
+    return finished_run
+
+
+def test_it_scores_as_the_run_did(run):
+    loaded = runs.load_model(run)
+    auc = AUC()
+    with torch.no_grad():
+        for batch in loaded.data.test_dataloader():
+            auc.update(loaded.network(batch).logit_B, batch.label_B, batch.user_B)
+    assert auc.compute().item() == pytest.approx(json.loads((run / "metrics.json").read_text())["test/auc"], abs=1e-6)
+    assert not loaded.network.training
+    assert loaded.folder == run.resolve()
+
+
+def test_overrides_and_other_checkpoints(run):
+    loaded = runs.load_model(run, checkpoint="last.ckpt", overrides=["data.eval_batch_size=7"])
+    assert len(next(iter(loaded.data.test_dataloader())).label_B) == 7
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing or damaged"),
+        (lambda run: (run / "config.yaml").write_text("seed: 1"), "not the configuration of a run"),
+        (lambda run: (run / "config.yaml").write_text("{"), "config.yaml is missing or damaged"),
+        (lambda run: (run / "checkpoints/best.ckpt").unlink(), "best.ckpt is missing"),
+        (lambda run: (run / "checkpoints/best.ckpt").write_bytes(b"no"), "not a whole checkpoint"),
+        (lambda run: runs.write_json(run / "environment.json", {"dataset_fingerprint": "other"}), "data have changed"),
+    ],
+)
+def test_damage_is_one_sentence(run, damage, message):
+    damage(run)
+    with pytest.raises(DienError, match=message):
+        runs.load_model(run)
+
+
+def test_another_network_is_refused(run):
+    config = OmegaConf.load(run / "config.yaml")
+    config.model.features.embedding_size = 6
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(DienError, match="holds another network"):
+        runs.load_model(run)
