@@ -1,6 +1,7 @@
 """Shared fixtures: small feature tables, ragged batches and networks, all from a seed."""
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -119,3 +120,15 @@ def make_network(item_table: Table, user_table: Table) -> MakeNetwork:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """`free_port()`: a port of this machine that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return find

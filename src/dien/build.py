@@ -2,9 +2,10 @@
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.parallel import DistributedDataParallel
 
 from dien.data.datamodule import DataModule
-from dien.model.features import check_ignored, use_sparse_gradients
+from dien.model.features import check_ignored, sparse_tables, use_sparse_gradients
 from dien.module import ClickModule
 from dien.optimizer import Adam
 
@@ -23,7 +24,10 @@ def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
     # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
     lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")
-    plain = cfg.trainer.strategy == "auto" and not str(cfg.trainer.precision).startswith("16")
+    plain = cfg.trainer.strategy in ("auto", "ddp") and not str(cfg.trainer.precision).startswith("16")
     if lazy and plain and cfg.trainer.gradient_clip_val is None:
         use_sparse_gradients(network)
-    return ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
+    module = ClickModule(network, optimizer=optimizer, schedule=schedule, alpha=cfg.model.alpha)
+    # The module itself exchanges sparse gradients, row by row.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, sparse_tables(module))
+    return module

@@ -91,7 +91,7 @@ class Throughput(callbacks.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.rows += len(batch.label_B)
+        self.rows += len(batch.label_B) * trainer.world_size
         self.seconds += time.perf_counter() - self._start
         self._start = time.perf_counter()
 

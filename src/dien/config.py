@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dien import distributed
 from dien.errors import DienError
 from dien.runs import run_folder_of, unfinished_run
 
@@ -62,7 +63,16 @@ def _run_dir(ckpt: str | None, parent: str, name: str) -> str:
         return str(unfinished_run(Path(parent), name) or _run_dir(None, parent, name))
     if ckpt is not None:
         return str(run_folder_of(ckpt))
-    return f"{parent}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{name}"
+    return distributed.agreed("run_dir", f"{parent}/{launched():%Y-%m-%d_%H-%M-%S-%f}_{name}")
+
+
+def launched() -> datetime:
+    """When this launch began; the same in all tasks of a SLURM job, whose folder the first of them then writes."""
+    job = os.environ
+    if int(job.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in job and "SLURM_JOB_START_TIME" in job:
+        start = datetime.fromtimestamp(int(job["SLURM_JOB_START_TIME"]))
+        return start + timedelta(microseconds=int(job["SLURM_JOB_ID"]) % 10**6)  # tells jobs of one second apart
+    return datetime.now()
 
 
 def register() -> None:

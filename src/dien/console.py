@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 
-def say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> None:
+def say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule, processes: int) -> None:
     log.info("data: %s", describe(data))
     log.info(
         "model: %s, %s parameters, alpha %g, seed %d, batch %d, history <= %d",
@@ -27,6 +27,13 @@ def say_what_runs(cfg: DictConfig, data: DataModule, module: ClickModule) -> Non
         cfg.data.batch_size,
         cfg.data.history_length,
     )
+    if processes > 1:
+        log.info(
+            "%d processes: %d rows a step in all, learning rate %g (not scaled)",
+            processes,
+            processes * cfg.data.batch_size,
+            cfg.optimizer.lr,
+        )
     log.info("run folder: %s", cfg.run_dir)
 
 

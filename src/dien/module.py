@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 import lightning.pytorch as pl
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
+from dien import distributed
 from dien.batch import Batch
 from dien.errors import ConfigError, DienError, check_at_least
 from dien.metrics import AUC, GAUC, Calibration, LogLoss
-from dien.model.dien import Output
+from dien.model.dien import DIEN, Output
 
 
 class AuxiliaryNetwork(Protocol):
@@ -24,8 +26,12 @@ class AuxiliaryNetwork(Protocol):
 
 
 def log_loss(output: Output, batch: Batch) -> Tensor:
-    """`L_ctr`: the mean binary cross-entropy of a batch."""
-    return F.binary_cross_entropy_with_logits(output.logit_B.float(), batch.label_B)
+    """`L_ctr`: the mean binary cross-entropy of a batch.
+
+    Of several processes each divides by their mean number of rows: the mean of their losses is that over all rows.
+    """
+    loss_B = F.binary_cross_entropy_with_logits(output.logit_B.float(), batch.label_B, reduction="none")
+    return loss_B.sum() / distributed.mean(loss_B.new_tensor(len(loss_B)))
 
 
 class ClickModule(pl.LightningModule):
@@ -55,6 +61,8 @@ class ClickModule(pl.LightningModule):
             raise ConfigError(f"model.alpha={alpha} must be 0: {type(network).__name__} has no auxiliary loss.")
         self.network = network
         self.alpha = alpha
+        if alpha == 0 and isinstance(network, DIEN):  # several processes would wait for these gradients
+            network.extractor.scorer.requires_grad_(False)
         self.optimizer, self.schedule = optimizer, schedule
         metrics = MetricCollection(
             {"auc": AUC(), "gauc": GAUC(), "logloss": LogLoss(), "calibration": Calibration()},
@@ -79,8 +87,14 @@ class ClickModule(pl.LightningModule):
             loss = ctr_loss + self.alpha * aux_loss
             losses["train/aux_loss"] = aux_loss.detach()
         losses["train/loss"] = loss.detach()
-        self.log_dict(losses, batch_size=len(batch.label_B))
+        shared = distributed.mean(torch.stack(list(losses.values()))).unbind()
+        self.log_dict(dict(zip(losses, shared, strict=True)), batch_size=len(batch.label_B))
         return loss
+
+    def on_after_backward(self) -> None:
+        for parameter in self.network.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:  # left alone by DistributedDataParallel
+                parameter.grad = distributed.average_rows(parameter.grad)
 
     def on_train_epoch_start(self) -> None:
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from dien import runs
@@ -57,6 +58,8 @@ def train(cfg: DictConfig) -> float:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     keep_freed_memory()
+    if getattr(rank_zero_only, "rank", 0):
+        logging.getLogger().setLevel(logging.WARNING)  # the first process speaks for all
     run_dir = Path(cfg.run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
@@ -138,7 +141,7 @@ def _train_and_test(
     _try_optimizer(module)
     if trainer.is_global_zero:
         _write_inputs(cfg, run_dir, data, module, trainer)
-        say_what_runs(cfg, data, module)
+        say_what_runs(cfg, data, module, trainer.world_size)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
@@ -219,6 +222,7 @@ def _hush_lightning() -> None:
         ".*could not find the monitored key.*",  # `train` says what it means
         ".*callbacks used to create the checkpoint need to be provided.*",  # evaluating alone needs none
         ".*LeafSpec.* is deprecated.*",
+        ".*It is recommended to use .*sync_dist=True.*",  # what is logged is already the same in every process
     ):
         warnings.filterwarnings("ignore", advice)
 
@@ -245,6 +249,11 @@ def _train(cfg: DictConfig) -> float:
     # A job of a sweep lets Hydra see its error: it names the overrides and goes on with the other jobs.
     alone = HydraConfig.get().mode is RunMode.RUN
     try:
+        if not alone and str(cfg.trainer.strategy).startswith("ddp") and cfg.trainer.devices not in (1, "1"):
+            raise ConfigError(
+                "a sweep in this process cannot start several processes a job: give each job one device "
+                "(trainer.devices=1), or start each with a launcher of its own (torchrun, srun, cluster=slurm)."
+            )
         with mistakes_in_one_sentence("dien-train") if alone else contextlib.nullcontext():
             return train(cfg)
     except StoppedError:  # a signal ends the whole sweep, where any other error ends one job

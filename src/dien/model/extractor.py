@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dien import distributed
 from dien.errors import ConfigError
 from dien.model.layers import MLP, activation_of, check_hidden
 from dien.model.steps import Steps
@@ -114,4 +115,6 @@ class InterestExtractor(nn.Module):
         candidate_NCD = torch.cat([history_ND[1:, None], negative_NKD[1:]], 1)
         positive_N1, negative_NK = self.scorer(interest_NH[:-1], candidate_NCD).float().tensor_split([1], 1)
         loss_N = F.softplus(-positive_N1).squeeze(1) + F.softplus(negative_NK).mean(1)
-        return (loss_N * same_row).sum() / same_row.sum().clamp(min=1)
+        # Of several processes each divides by their mean count: the mean of their losses is that over all steps.
+        steps_with_next = distributed.mean(same_row.sum().float()).clamp(min=1 / distributed.processes())
+        return (loss_N * same_row).sum() / steps_with_next

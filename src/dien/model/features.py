@@ -111,6 +111,12 @@ def use_sparse_gradients(network: nn.Module, smallest: int = SPARSE_FROM) -> Non
             module.sparse = module.weight.numel() >= smallest
 
 
+def sparse_tables(network: nn.Module) -> list[str]:
+    """Names of the parameters that have sparse gradients."""
+    modules = network.named_modules()
+    return [f"{name}.weight" for name, module in modules if isinstance(module, FeatureEmbedding) and module.sparse]
+
+
 def check_ignored(ignore: Sequence[str], *tables: Table) -> None:
     """Raise `ConfigError` if a name to ignore is a column of none of the tables."""
     if isinstance(ignore, str):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dien import distributed
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
 from dien.ops import Linear
 
@@ -29,16 +30,32 @@ class Dice(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        normal_BD = F.batch_norm(
-            x_BD,
-            self.running_mean,
-            self.running_var,
-            training=self.training and len(x_BD) > 1,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        if self.training and distributed.processes() > 1:
+            normal_BD = self._normal_over_processes(x_BD)
+        else:
+            normal_BD = F.batch_norm(
+                x_BD,
+                self.running_mean,
+                self.running_var,
+                training=self.training and len(x_BD) > 1,
+                momentum=self.momentum,
+                eps=self.eps,
+            )
         gate_BD = normal_BD.sigmoid()
         return x_BD * (gate_BD + self.slope * (1 - gate_BD))
+
+    def _normal_over_processes(self, x_BD: Tensor) -> Tensor:
+        """The same with the rows of all processes as the batch."""
+        wide_BD = x_BD.double()
+        rows_1 = wide_BD.new_full((1,), len(x_BD))
+        sums = distributed.total(torch.cat([wide_BD.sum(0), wide_BD.square().sum(0), rows_1]))
+        rows = sums[-1].detach()
+        mean_D, square_D = (sums[:-1] / rows).chunk(2)
+        var_D = (square_D - mean_D.square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean_D.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var_D * rows / (rows - 1)).to(self.running_var.dtype), self.momentum)
+        return ((wide_BD - mean_D) * (var_D + self.eps).rsqrt()).to(x_BD.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {

@@ -1,0 +1,89 @@
+"""Two processes train what one does: the same rows, losses and metrics; and leave one run folder."""
+
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import torch
+
+ALIKE = ["data=sample", "trainer.limit_train_batches=25", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+
+
+def run(folder, *overrides: str) -> str:
+    command = [sys.executable, "-m", "dien.train", *ALIKE, *overrides, f"hydra.run.dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr + done.stdout
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, free_port):
+    """The folders of one process with 66 rows a batch, and of two with 33 each; 4,438 validation rows are even,
+    39 test rows a batch are not."""
+    place = tmp_path_factory.mktemp("ddp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIEN_CACHE", str(place / "cache"))
+        run(place / "one", "data.batch_size=66", "data.eval_batch_size=999", "data.bucket=5")
+        patch.setenv("MASTER_PORT", str(free_port()))
+        options = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.bucket=5"]
+        said = run(place / "two", *options, "data.batch_size=33", "data.eval_batch_size=333")
+    return place / "one", place / "two", said
+
+
+def test_losses_and_metrics_are_those_of_one_process(both):
+    one, two, _ = both
+    losses = ["train/loss", "train/ctr_loss", "train/aux_loss"]
+    curves = [pl.read_csv(folder / "metrics.csv").select(losses).drop_nulls().to_torch() for folder in (one, two)]
+    assert curves[0].shape == (50, 3)
+    torch.testing.assert_close(*curves, rtol=0, atol=1e-5)
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    for split in ("val", "test"):
+        for name, tolerance in (("auc", 1e-5), ("gauc", 1e-5), ("logloss", 1e-6), ("calibration", 1e-6)):
+            assert metrics[0][f"{split}/{name}"] == pytest.approx(metrics[1][f"{split}/{name}"], abs=tolerance)
+
+
+def test_one_folder_and_one_voice(both):
+    one, two, said = both
+    names = {path.name for path in two.iterdir()}
+    assert names == {path.name for path in one.iterdir()}
+    assert sorted(path.name for path in two.parent.iterdir()) == ["cache", "one", "two"]
+    assert said.count("gated scan") == 1
+    assert "2 processes: 66 rows a step in all" in said
+
+
+def test_evaluation_over_processes_is_exact(both, free_port, monkeypatch):
+    """The same weights score the same, to the last row, however many processes share them."""
+    one, two, _ = both
+    before = json.loads((two / "metrics.json").read_text())
+    monkeypatch.setenv("DIEN_CACHE", str(one.parent / "cache"))
+    run(
+        one.parent / "three",
+        f"ckpt={two}",
+        "train=false",
+        "trainer=cpu",
+        "trainer.devices=1",
+        "data.eval_batch_size=17",
+    )
+    after = json.loads((two / "metrics.json").read_text())
+    for name in ("auc", "gauc", "logloss", "calibration"):
+        assert after[f"test/{name}"] == pytest.approx(before[f"test/{name}"], abs=1e-6)
+
+
+def test_torchrun_leaves_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIEN_CACHE", str(tmp_path / "cache"))
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dien.train"]
+    options = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=4", "callbacks=quiet"]
+    command = [sys.executable, "-m", *launcher, "data=sample", *options, "trainer.limit_val_batches=1", "test=false"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs/default").iterdir()
+    assert {"metrics.json", "config.yaml", "environment.json", "checkpoints"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_a_sweep_cannot_start_processes(dien_train, small, capsys):
+    assert dien_train("-m", *small, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=1") == 2
+    assert "one device" in capsys.readouterr().err
