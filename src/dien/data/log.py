@@ -1,6 +1,7 @@
 """A log of events: what every source returns and all that preparing a dataset needs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -20,3 +21,5 @@ class Log:
     """`item_id` (unique) and its features; items of the events that are missing here have unknown features."""
     users: pl.DataFrame | None = None
     """`user_id` (unique) and its features."""
+    report: Mapping[str, int] = field(default_factory=dict)
+    """What the source counted while it read, such as lines that it left out; kept in `dataset.json`."""

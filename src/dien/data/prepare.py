@@ -78,7 +78,8 @@ def prepare(
     if not check_fingerprint(place, fingerprint):
         log = validate(source.load())
         with atomic_folder(place, fingerprint) as temporary:
-            _write(log, protocol, {"name": name, "fingerprint": fingerprint}, temporary)
+            description = {"name": name, "fingerprint": fingerprint}
+            _write(log, protocol, description | ({"input": dict(log.report)} if log.report else {}), temporary)
     return place
 
 

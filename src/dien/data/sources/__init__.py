@@ -1,5 +1,6 @@
 """Where logs come from: each source is a class with `load` and `fingerprint`."""
 
+from dien.data.sources.amazon import Amazon
 from dien.data.sources.base import Source, validate
 from dien.data.sources.complete_journey import CompleteJourney, CompleteJourneySample
 from dien.data.sources.movielens import MovieLens
@@ -7,6 +8,7 @@ from dien.data.sources.recbole import RecBoleAtomic
 from dien.data.sources.table import Table
 
 __all__ = [
+    "Amazon",
     "CompleteJourney",
     "CompleteJourneySample",
     "MovieLens",

@@ -6,6 +6,7 @@ disk, so no `..`, absolute name or link in it can do harm.
 
 import hashlib
 import http.client
+import logging
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from dien.cache import cache_root
 from dien.data.sources.reading import readable
 from dien.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 30.0
 """Seconds without an answer after which an address counts as unreachable."""
@@ -45,8 +48,10 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def download(url: str, target: Path, md5: str) -> None:
-    """Fetch `url` into the file `target`, with a progress bar; only a verified file gets that name.
+def download(url: str, target: Path, md5: str | None) -> None:
+    """Fetch `url` into the file `target`, with a progress bar; only a whole and verified file gets that name.
+
+    Where no checksum is published (`md5=None`), the length is checked and the SHA-256 logged, to compare copies by.
 
     Raises:
         UnreachableError: there is no answer, or it ends early.
@@ -55,7 +60,10 @@ def download(url: str, target: Path, md5: str) -> None:
     with _folder_beside(target) as folder:
         part = folder / target.name
         _fetch(url, part)
-        if (got := md5_of(part)) != md5:
+        if md5 is None:
+            with part.open("rb") as file:
+                logger.info("%s: SHA-256 %s", url, hashlib.file_digest(file, "sha256").hexdigest())
+        elif (got := md5_of(part)) != md5:
             raise DataError(
                 f"{url}: the checksum of what came is wrong (MD5 {got}, not {md5}); try again, or set "
                 "data.source.path to another copy."
@@ -130,5 +138,7 @@ def _fetch(url: str, part: Path) -> None:
             while chunk := answer.read(1 << 16):
                 file.write(chunk)
                 progress.advance(task, len(chunk))
+            if length.isdecimal() and file.tell() != int(length):
+                raise http.client.IncompleteRead(b"", int(length) - file.tell())
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)}).") from error

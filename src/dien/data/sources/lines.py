@@ -1,0 +1,105 @@
+"""Large text files as blocks of whole lines, decompressed ahead of whoever parses them, in bounded memory."""
+
+import gzip
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from dien.data.sources.reading import readable
+
+BLOCK_BYTES = 4 << 20
+"""Bytes that are read at once: few enough for their memory to be used again, instead of being fetched anew from the
+system, which costs more than the parsing."""
+LINE_BYTES = 2 << 20
+"""Bytes that a line may have."""
+
+_GZIP = b"\x1f\x8b"
+
+class Block(NamedTuple):
+    """Some whole lines of a file, one after the other."""
+
+    first: int
+    """Number of the first of them, counted from 1."""
+    count: int
+    """How many they are, blank ones included."""
+    data: bytes
+    """The lines; the last of a file may have no newline."""
+    too_long: bool = False
+    """It is a single line of more than the allowed bytes, which are not kept."""
+
+    def lines(self) -> list[bytes]:
+        """Each line without its newline."""
+        return self.data.split(b"\n")[: self.count]
+
+    def parts(self, number: int) -> Iterator["Block"]:
+        """At most `number` blocks that this one is made of."""
+        lines = self.lines()
+        size = -(-self.count // number)
+        for start in range(0, self.count, size):
+            part = lines[start : start + size]
+            yield Block(self.first + start, len(part), b"\n".join(part))
+
+
+def blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, line_bytes: int = LINE_BYTES) -> Iterator[Block]:
+    """The lines of a file, compressed with gzip or not, in blocks; the next one is read in a thread meanwhile.
+
+    Raises:
+        DataError: the file is missing, truncated or damaged.
+    """
+    found = _blocks(path, block_bytes, line_bytes)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, found, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, found, None)
+            yield block
+
+
+def _open(path: Path, stack: ExitStack) -> IO[bytes]:
+    raw = stack.enter_context(path.open("rb", buffering=1 << 20))
+    if raw.peek(2)[:2] != _GZIP:
+        return raw
+    return cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
+
+
+def _blocks(path: Path, block_bytes: int, line_bytes: int) -> Iterator[Block]:
+    first, rest, skipping = 1, b"", False
+    with readable(path), ExitStack() as stack:
+        file = _open(path, stack)
+        while chunk := file.read(block_bytes):
+            if skipping:  # the rest of a line that was too long
+                _, newline, chunk = chunk.partition(b"\n")
+                if not newline:
+                    continue
+                skipping = False
+            data = rest + chunk
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            for block in _whole(first, data[:end], line_bytes):
+                yield block
+                first += block.count
+            if len(rest) > line_bytes:
+                yield Block(first, 1, b"", too_long=True)
+                first, rest, skipping = first + 1, b"", True
+        if rest:
+            yield Block(first, 1, rest)
+
+
+def _whole(first: int, data: bytes, line_bytes: int) -> Iterator[Block]:
+    """The lines of `data`, which ends in a newline, with those that are too long taken out."""
+    start, reached = 0, 0
+    while reached < len(data):
+        newline = data.rfind(b"\n", reached, reached + line_bytes + 1)
+        if newline >= 0:
+            reached = newline + 1
+            continue
+        if reached > start:
+            block = Block(first, data.count(b"\n", start, reached), data[start:reached])
+            yield block
+            first += block.count
+        yield Block(first, 1, b"", too_long=True)
+        first += 1
+        start = reached = data.index(b"\n", reached) + 1
+    if reached > start:
+        yield Block(first, data.count(b"\n", start, reached), data[start:reached])
