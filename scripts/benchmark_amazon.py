@@ -22,7 +22,25 @@ from typing import IO, cast
 
 import numpy as np
 
-WORDS = "the a of story book good great characters plot author's ending reader life \"classic\" world time chapter".split()
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "story",
+    "book",
+    "good",
+    "great",
+    "characters",
+    "plot",
+    "author's",
+    "ending",
+    "reader",
+    "life",
+    '"classic"',
+    "world",
+    "time",
+    "chapter",
+]
 PER_ITEM = 2_370_585 / 367_982
 """Lines of metadata for each item that is reviewed, as in Books: the metadata are not filtered."""
 
@@ -32,7 +50,9 @@ def make(folder: Path, reviews: int, users: int, items: int, text: int, compress
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, max(text // 6, 1))) for _ in range(512)]
     tails = [
-        json.dumps({"reviewerName": "J. Doe", "helpful": [0, 1], "reviewText": words, "overall": 5.0, "summary": "Good"})
+        json.dumps(
+            {"reviewerName": "J. Doe", "helpful": [0, 1], "reviewText": words, "overall": 5.0, "summary": "Good"}
+        )
         for words in texts
     ]
     with _create(folder / "reviews_Books_5.json", compress) as file:
@@ -55,7 +75,7 @@ def make(folder: Path, reviews: int, users: int, items: int, text: int, compress
             line = {
                 "asin": f"{item:010d}",
                 "description": texts[pick][:600],
-                "title": f"Volume {item}" if item % 3 else f"Volume \"{item}\" of the author's life",
+                "title": f"Volume {item}" if item % 3 else f'Volume "{item}" of the author\'s life',
                 "imUrl": f"http://example.org/{item}.jpg",
                 "related": {"also_bought": [f"{(item * 7 + k) % items:010d}" for k in range(item % 20)]},
                 "salesRank": {"Books": item},

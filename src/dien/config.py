@@ -54,6 +54,7 @@ class PrepareConfig:
     """Root of `conf/prepare.yaml`."""
 
     seed: int = MISSING
+    authors_files: str | None = MISSING
     data: Any = MISSING
 
 

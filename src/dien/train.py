@@ -33,7 +33,9 @@ from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.checkpoint import read_checkpoint
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
+from dien.data import authors_format
 from dien.data.datamodule import DataModule
+from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
 from dien.module import ClickModule
 from dien.ops import engine_for
@@ -272,6 +274,10 @@ def _prepare(cfg: DictConfig) -> None:
         data = instantiate(cfg.data, _convert_="all")
         data.prepare_data()
         data.setup()
+        if cfg.authors_files is not None:
+            authors_format.write(
+                {split: data.rows(split) for split in SPLITS}, data.source.load(), Path(cfg.authors_files)
+            )
     log.info("%s", describe(data))
     print(data.data.folder)
 

@@ -140,11 +140,18 @@ class DataModule(LightningDataModule):
         if self._rows:
             return
         data, options = self.data, self.negatives
-        training = NegativeSampler(data, strategy=options.strategy, exponent=options.exponent, exclude=options.exclude)
+        training = NegativeSampler(
+            data,
+            strategy=options.strategy,
+            exponent=options.exponent,
+            counts=options.counts,
+            exclude=options.exclude,
+        )
         evaluation = NegativeSampler(
             data,
             strategy=options.eval_strategy or options.strategy,
             exponent=options.exponent if options.eval_exponent is None else options.eval_exponent,
+            counts=options.eval_counts or options.counts,
             exclude=options.eval_exclude or options.exclude,
         )
         train = Draws(targets=options.train, auxiliary=options.auxiliary, seed=self.seed)

@@ -62,6 +62,7 @@ class Prepared:
         self.user_keys: NDArray[np.int64] = self._array("user_keys")
         self.user_first_click: NDArray[np.int64] = self._array("user_first_click")
         self.item_clicks: NDArray[np.int64] = self._array("item_clicks")
+        self.item_train_clicks: NDArray[np.int64] = self._array("item_train_clicks")
         if self.has_labels:
             self.event_label: NDArray[np.int8] = self._array("event_label")
             self.skip_item: NDArray[np.int32] = self._array("skip_item")
@@ -176,17 +177,23 @@ class SplitRows(Dataset[Batch]):
         """History lengths of rows, for batches of similar length."""
         return self.prepared.history_lengths(self.samples[row_B // self.rows_per_sample], self.history_length)
 
-    def __getitem__(self, index: RowBatch) -> Batch:
-        data, draws, epoch = self.prepared, self.draws, index.epoch
-        sample_B, k_B = np.divmod(index.row_B, self.rows_per_sample)
+    def targets(
+        self, epoch: int, row_B: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer[Any] | np.bool_]]:
+        """Samples (as events), targets and labels of rows, all [B]."""
+        sample_B, k_B = np.divmod(row_B, self.rows_per_sample)
         event_B = self.samples[sample_B]
-        click_N, length_B = data.history(event_B, self.history_length)
-
-        target_B = data.event_item[event_B].astype(np.int64)
+        target_B = self.prepared.event_item[event_B].astype(np.int64)
         sampled = np.flatnonzero(k_B)
         if len(sampled):
-            target_B[sampled] = self.sampler.targets(draws.stream(epoch), event_B[sampled], k_B[sampled])
-        label_B = data.event_label[event_B] if data.has_labels else k_B == 0
+            target_B[sampled] = self.sampler.targets(self.draws.stream(epoch), event_B[sampled], k_B[sampled])
+        return event_B, target_B, self.prepared.event_label[event_B] if self.prepared.has_labels else k_B == 0
+
+    def __getitem__(self, index: RowBatch) -> Batch:
+        data, draws, epoch = self.prepared, self.draws, index.epoch
+        event_B, target_B, label_B = self.targets(epoch, index.row_B)
+        k_B = index.row_B % self.rows_per_sample
+        click_N, length_B = data.history(event_B, self.history_length)
 
         real_BT = np.arange(length_B.max(initial=0)) < length_B[:, None]
         history_BT = np.zeros(real_BT.shape, np.int64)

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+OPTIONAL_COLUMNS = ("label", "part", "sample")
+"""Of the events."""
+
 
 @dataclass(frozen=True)
 class Log:
@@ -16,7 +19,8 @@ class Log:
 
     events: pl.DataFrame
     """`user_id`, `item_id` (string or Int64), `timestamp` (Int64) and, if the log has impressions without a click,
-    `label` (Int8, 1 = click)."""
+    `label` (Int8, 1 = click). A log that was split by somebody else has `part` (Int8, 0 train, 1 validation, 2 test)
+    and `sample` (Boolean: a sample, or only history), which `data.split=given` reads."""
     items: pl.DataFrame | None = None
     """`item_id` (unique) and its features; items of the events that are missing here have unknown features."""
     users: pl.DataFrame | None = None

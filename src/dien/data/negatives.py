@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("uniform", "popularity", "observed")
 EXCLUDES = tuple(EXCLUSIONS)
+COUNTS = ("log", "train")
 
 _TARGET, _AUXILIARY = 0, 1  # purposes: the last coordinate of a split's streams
 _OBSERVED = 8  # numbers 0..7 of a draw's stream propose observed negatives,
@@ -45,12 +46,15 @@ class Negatives:
     """
 
     strategy: str = "popularity"
-    """`uniform`: over all items of the log and of its item table. `popularity`: clicks of the whole log (as
-    in the paper) to the power `exponent`; an item nobody clicked is never drawn. `observed` (logs with
+    """`uniform`: over all items of the log and of its item table. `popularity`: clicks (`counts` says which) to
+    the power `exponent`; an item nobody clicked is never drawn. `observed` (logs with
     labels): auxiliary negatives are the user's own events of label 0 before the sample, and popular items
     where there is none or none turned up in 8 draws."""
     exponent: float = 1.0
     """Of `popularity`; 0 is uniform over the clicked items."""
+    counts: str = "log"
+    """Which clicks make an item popular: those of the whole `log`, as in the paper, or those of the `train` part
+    only, so that nothing of the future is known under `data.split=temporal`."""
     exclude: str = "positive"
     """What is no negative besides the positive. `positive`: nothing. `history`: the user's clicks before the
     sample (all of them, whatever `history_length`) and, for a sampled target, its basket. `basket`: what the
@@ -65,11 +69,14 @@ class Negatives:
     """`strategy` of validation and test; None for the same."""
     eval_exponent: float | None = None
     """`exponent` of validation and test; None for the same."""
+    eval_counts: str | None = None
+    """`counts` of validation and test; None for the same."""
     eval_exclude: str | None = None
     """`exclude` of validation and test; None for the same."""
 
     def __post_init__(self) -> None:
         check_choice("data.negatives.strategy", self.strategy, STRATEGIES)
+        check_choice("data.negatives.counts", self.counts, COUNTS)
         check_choice("data.negatives.exclude", self.exclude, EXCLUDES)
         check_at_least("data.negatives.exponent", self.exponent, 0)
         check_whole("data.negatives.train", self.train, 1)
@@ -79,6 +86,8 @@ class Negatives:
             raise ConfigError(f"data.negatives.auxiliary={self.auxiliary} is above {_MOST_AUXILIARY}.")
         if self.eval_strategy is not None:
             check_choice("data.negatives.eval_strategy", self.eval_strategy, STRATEGIES)
+        if self.eval_counts is not None:
+            check_choice("data.negatives.eval_counts", self.eval_counts, COUNTS)
         if self.eval_exclude is not None:
             check_choice("data.negatives.eval_exclude", self.eval_exclude, EXCLUDES)
         if self.eval_exponent is not None:
@@ -109,6 +118,7 @@ class NegativeSampler:
         prepared: the dataset.
         strategy: see `Negatives`.
         exponent: see `Negatives`.
+        counts: see `Negatives`.
         exclude: see `Negatives`.
 
     Raises:
@@ -116,7 +126,9 @@ class NegativeSampler:
         DataError: fewer than two items can be drawn.
     """
 
-    def __init__(self, prepared: "Prepared", *, strategy: str, exponent: float, exclude: str) -> None:
+    def __init__(
+        self, prepared: "Prepared", *, strategy: str, exponent: float, exclude: str, counts: str = "log"
+    ) -> None:
         if strategy == "observed" and not prepared.has_labels:
             raise ConfigError(
                 "data.negatives.strategy=observed needs a log with a label column; use uniform or popularity."
@@ -126,14 +138,15 @@ class NegativeSampler:
         if strategy == "uniform":
             weight_R[FIRST_ID:] = 1
         else:
-            clicked = prepared.item_clicks > 0
-            share = prepared.item_clicks[clicked] / prepared.item_clicks.max()  # <= 1: no power overflows
+            click_R = prepared.item_train_clicks if counts == "train" else prepared.item_clicks
+            clicked = click_R > 0
+            share = click_R[clicked] / click_R.max(initial=1)  # <= 1: no power overflows
             weight_R[clicked] = share**exponent
         self.items_I = np.flatnonzero(weight_R)
         if len(self.items_I) < 2:
             raise DataError(
-                f"Only {len(self.items_I)} item can be drawn with data.negatives.strategy={strategy}, "
-                "so there is no negative."
+                f"Only {len(self.items_I)} item can be drawn with data.negatives.strategy={strategy} and "
+                f"data.negatives.counts={counts}, so there is no negative."
             )
         self.weight_I = weight_R[self.items_I]
         self.alias = AliasTable(self.weight_I)

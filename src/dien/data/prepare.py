@@ -16,7 +16,7 @@ Files (`.npy`; row `r` of an offsets array owns `offsets[r]:offsets[r + 1]`):
 | `basket_keys` | sorted `basket * R + item`: is an item in a basket? |
 | `user_keys`, `user_first_click` | sorted `user * R + item`, first such click: had a user clicked an item? |
 | `skip_item`, `event_skip_end`, `skip_offsets` | with labels: the events of label 0, as the clicks above |
-| `item_clicks` | clicks of every item row |
+| `item_clicks`, `item_train_clicks` | clicks of every item row, in the whole log and in its training part |
 | `samples_train`, `samples_val`, `samples_test` | positions of events |
 | `items.parquet`, `users.parquet` | raw id, row, vocabulary id of training |
 | `item_column_I`, `user_column_I` | feature columns; `*_vocabulary_I.parquet`: value, id, training count |
@@ -33,10 +33,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dien.cache import cache_root
-from dien.data.log import Log
+from dien.data.log import OPTIONAL_COLUMNS, Log
 from dien.data.protocol import SPLITS, Protocol
 from dien.data.sources.base import Source, validate
-from dien.data.splits import TRAIN, assign_parts, select_samples, unit_starts
+from dien.data.splits import TRAIN, Given, assign_parts, select_samples, unit_starts
 from dien.data.storage import (
     FORMAT,
     atomic_folder,
@@ -95,7 +95,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
     items, users = len(item_ids) + FIRST_ID, len(user_ids) + FIRST_ID
     if len(item_ids) < 2:
         raise DataError("The log has a single item, so nothing can be told from it: it needs at least two.")
-    user_E, item_E, time_E, label_E = _sorted_events(log, item_ids, user_ids)
+    user_E, item_E, time_E, label_E, given = _sorted_events(log, item_ids, user_ids)
 
     click_E = np.ones(len(user_E), bool) if label_E is None else label_E == 1
     starts_E = unit_starts(user_E, time_E, protocol.ties)
@@ -103,8 +103,8 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
     click_offsets_U = _offsets(user_E[click_E], users)
     history_end_E = (np.cumsum(click_E) - click_E)[first_E]
     length_E = history_end_E - click_offsets_U[user_E]
-    part_E = assign_parts(protocol, user_E, time_E, starts_E)
-    samples = select_samples(protocol, user_E, part_E, length_E)
+    part_E = assign_parts(protocol, user_E, time_E, starts_E, given)
+    samples = select_samples(protocol, user_E, part_E, length_E, given)
 
     arrays = {
         "event_user": user_E,
@@ -114,6 +114,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
         "user_offsets": _offsets(user_E, users),
         "click_offsets": click_offsets_U,
         "item_clicks": np.bincount(item_E[click_E], minlength=items),
+        "item_train_clicks": np.bincount(item_E[click_E & (part_E == TRAIN)], minlength=items),
         **_click_arrays(user_E[click_E], item_E[click_E], time_E[click_E], items),
         **{f"samples_{split}": position_S for split, position_S in zip(SPLITS, samples, strict=True)},
     }
@@ -149,7 +150,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
 
 def _sorted_events(
     log: Log, item_ids: pl.Series, user_ids: pl.Series
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[np.int8] | None]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[np.int8] | None, Given | None]:
     events = pl.DataFrame(
         {
             "user": rows_of(log.events["user_id"], user_ids),
@@ -157,16 +158,18 @@ def _sorted_events(
             "time": log.events["timestamp"],
         }
     )
-    if "label" in log.events.columns:
-        if log.events["label"].min() == 1:
-            raise DataError(
-                "Every label of the log is 1, so there is nothing to tell clicks from: leave the column "
-                "out and negatives are sampled."
-            )
-        events = events.with_columns(log.events["label"])
+    if "label" in log.events.columns and log.events["label"].min() == 1:
+        raise DataError(
+            "Every label of the log is 1, so there is nothing to tell clicks from: leave the column "
+            "out and negatives are sampled."
+        )
+    events = events.with_columns(log.events[name] for name in OPTIONAL_COLUMNS if name in log.events.columns)
     events = events.sort("user", "time", maintain_order=True)
     label = events["label"].to_numpy() if "label" in events.columns else None
-    return events["user"].to_numpy(), events["item"].to_numpy(), events["time"].to_numpy(), label
+    given = None
+    if "part" in events.columns:
+        given = Given(events["part"].to_numpy(), events["sample"].to_numpy())
+    return events["user"].to_numpy(), events["item"].to_numpy(), events["time"].to_numpy(), label, given
 
 
 def _click_arrays(

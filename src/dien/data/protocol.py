@@ -8,8 +8,14 @@ from dien.errors import ConfigError, check_choice, check_fraction, check_whole
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_BY_USER_KEYS = ("split_seed", "test_fraction", "val_fraction")
-_TEMPORAL_KEYS = ("val_from", "test_from")
+_KEYS = {
+    "last_out": (),
+    "by_user": ("split_seed", "test_fraction", "val_fraction"),
+    "temporal": ("val_from", "test_from"),
+    "given": ("split_seed", "val_fraction"),
+}
+"""The options that only some splits have."""
+SPLIT_RULES = tuple(_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,8 @@ class Protocol:
     """`last_out`: a user's last unit is test, the one before validation, the rest train (two units: train and
     test; one unit: train). `by_user`: whole users are held out, validation users taken from the training
     users (the paper, which has no validation). `temporal`: train before `val_from`, validation before
-    `test_from`, test from there."""
+    `test_from`, test from there. `given`: the log says which events are samples of which split; where it has
+    none for validation, they are taken from the training users."""
     ties: str = "strict"
     """A history holds the clicks of strictly earlier timestamps (`strict`), or all clicks earlier in order,
     where equal timestamps keep their input order (`order`, the paper)."""
@@ -38,20 +45,22 @@ class Protocol:
     min_count: int = 1
     """Ids and feature values with fewer training events share the unknown id 1."""
     split_seed: int = 0
-    """Which users `by_user` holds out."""
+    """Which users `by_user` holds out, and `given` for validation."""
     test_fraction: float = 0.1
     """`by_user`: part of all users, at least one user."""
     val_fraction: float = 0.1
-    """`by_user`: part of the users that are not test users, at least one user."""
+    """`by_user` and `given`: part of the users that are not test users, at least one user."""
     val_from: float = 0.8
     """`temporal`: a fraction of the events in time order (a float between 0 and 1), or a timestamp."""
     test_from: float = 0.9
     """`temporal`: as `val_from`."""
 
     def __post_init__(self) -> None:
-        check_choice("data.split", self.split, ("last_out", "by_user", "temporal"))
+        check_choice("data.split", self.split, SPLIT_RULES)
         check_choice("data.ties", self.ties, ("strict", "order"))
         check_choice("data.samples", self.samples, ("all", "last"))
+        if self.split == "given" and self.samples != "all":
+            raise ConfigError("data.samples=last does not go with data.split=given, where the log names the samples.")
         check_whole("data.min_history", self.min_history, 0)
         check_whole("data.min_count", self.min_count, 1)
         check_whole("data.split_seed", self.split_seed, 0)
@@ -72,11 +81,8 @@ class Protocol:
 
     def relevant(self) -> dict[str, str | int | float]:
         """The options that shape the dataset: those of other splits are left out and cannot rename it."""
-        options = asdict(self)
-        unused = (_BY_USER_KEYS if self.split != "by_user" else ()) + (
-            _TEMPORAL_KEYS if self.split != "temporal" else ()
-        )
-        return {key: value for key, value in options.items() if key not in unused}
+        unused = {key for keys in _KEYS.values() for key in keys} - set(_KEYS[self.split])
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
 def _is_fraction(key: str, value: object) -> bool:

@@ -3,6 +3,8 @@
 Axes: E events, sorted by (user, time, input order), U user rows.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,14 +23,29 @@ def unit_starts(user_E: NDArray[np.int32], time_E: NDArray[np.int64], ties: str)
     return starts_E
 
 
+class Given(NamedTuple):
+    """What a log itself says of its splits."""
+
+    part_E: NDArray[np.int8]
+    """TRAIN, VAL or TEST for every event"""
+    sample_E: NDArray[np.bool_]
+    """which events are samples; the others are history"""
+
+
 def assign_parts(
-    protocol: Protocol, user_E: NDArray[np.int32], time_E: NDArray[np.int64], starts_E: NDArray[np.bool_]
+    protocol: Protocol,
+    user_E: NDArray[np.int32],
+    time_E: NDArray[np.int64],
+    starts_E: NDArray[np.bool_],
+    given: Given | None = None,
 ) -> NDArray[np.int8]:
     """TRAIN, VAL or TEST for every event, sample or not; vocabularies are made of the TRAIN events.
 
     Raises:
-        DataError: `by_user` with fewer than three users.
+        DataError: `by_user` with fewer than three users, or `given` with a log that says nothing.
     """
+    if protocol.split == "given":
+        return _given(protocol, user_E, given)
     if protocol.split == "last_out":
         return _last_out(user_E, starts_E)
     if protocol.split == "by_user":
@@ -37,7 +54,11 @@ def assign_parts(
 
 
 def select_samples(
-    protocol: Protocol, user_E: NDArray[np.int32], part_E: NDArray[np.int8], length_E: NDArray[np.int64]
+    protocol: Protocol,
+    user_E: NDArray[np.int32],
+    part_E: NDArray[np.int8],
+    length_E: NDArray[np.int64],
+    given: Given | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the samples of train, validation and test, each ascending.
 
@@ -46,11 +67,14 @@ def select_samples(
         user_E: user row of every event.
         part_E: what `assign_parts` returned.
         length_E: number of clicks in every event's history.
+        given: what the log says, for `split="given"`.
 
     Raises:
         DataError: a split has no sample; a run could then not be trained, chosen or tested.
     """
     qualifies_E = length_E >= protocol.min_history
+    if protocol.split == "given" and given is not None:
+        qualifies_E &= given.sample_E
     if not qualifies_E.any():
         raise DataError(
             f"No event has data.min_history={protocol.min_history} earlier clicks of its user (the most is "
@@ -79,6 +103,8 @@ def _advice(protocol: Protocol) -> str:
                 f"none of its users has an event {history}; change data.test_fraction, data.val_fraction or "
                 "data.split_seed"
             )
+        case "given":
+            return f"no event that the log names for it is {history}"
         case _:
             return (
                 f"no event {history} lies in its time; change data.val_from={protocol.val_from} or "
@@ -110,6 +136,26 @@ def _by_user(protocol: Protocol, user_E: NDArray[np.int32]) -> NDArray[np.int8]:
     part_U[shuffled[:tests]] = TEST
     part_U[shuffled[tests : tests + vals]] = VAL
     return part_U[user_E]
+
+
+def _given(protocol: Protocol, user_E: NDArray[np.int32], given: Given | None) -> NDArray[np.int8]:
+    if given is None:
+        raise DataError(
+            "data.split=given needs a log that names its samples, such as data=authors: choose last_out, by_user or "
+            "temporal."
+        )
+    part_E = given.part_E.copy()
+    if (part_E == VAL).any():
+        return part_E
+    users = np.unique(user_E[given.sample_E & (part_E == TRAIN)])
+    if len(users) < 2:
+        raise DataError(f"The log has {len(users)} training users: validation users cannot be taken from them.")
+    shuffled = users[np.argsort(derive(stream(protocol.split_seed), users), kind="stable")]
+    vals = min(max(round(protocol.val_fraction * len(users)), 1), len(users) - 1)
+    held_out_U = np.zeros(user_E.max() + 1, bool)
+    held_out_U[shuffled[:vals]] = True
+    part_E[held_out_U[user_E] & (part_E == TRAIN)] = VAL
+    return part_E
 
 
 def _temporal(protocol: Protocol, time_E: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -20,7 +20,7 @@ import polars as pl
 
 from dien.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; part of the fingerprint."""
 
 MANIFEST = "dataset.json"

@@ -142,7 +142,9 @@ class Amazon:
         tally.counts["reviews"] = events.height
         items = _with_categories(events, known, tally)
         report = dict(sorted(tally.counts.items()))
-        logger.info("%s: %s", review_file.name, ", ".join(f"{count:,} {name}" for name, count in report.items() if count))
+        logger.info(
+            "%s: %s", review_file.name, ", ".join(f"{count:,} {name}" for name, count in report.items() if count)
+        )
         return validate(Log(events, items, report=report))
 
     def fingerprint(self) -> str:

@@ -23,6 +23,7 @@ from dien.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+Schema = dict[str, "pl.DataType | type[pl.DataType]"]
 OnBadLine = Literal["skip", "error"]
 Which = Literal["first", "last"]
 
@@ -65,7 +66,7 @@ class Format:
     """
 
     kind: str
-    schema: dict[str, pl.DataType]
+    schema: Schema
     required: tuple[str, ...]
     fast: Callable[[bytes], pl.DataFrame | None]
     careful: Callable[[bytes], tuple[Any, ...]]
@@ -79,7 +80,7 @@ def read(path: Path, form: Format, tally: Tally) -> pl.DataFrame:
     """
     frames = [pl.DataFrame(schema=form.schema)]
     for block in blocks(path):
-        tally.counts[f"{form.kind}_lines"] += block.count
+        tally.counts[f"{form.kind}_lines"] += block.number
         frames += _rows(block, path, form, tally)
     return pl.concat(frames)
 
@@ -88,13 +89,13 @@ def _rows(block: Block, path: Path, form: Format, tally: Tally) -> Iterator[pl.D
     frame = None if block.too_long else form.fast(block.data)
     if frame is not None:
         whole = frame.drop_nulls(form.required)
-        blank, incomplete = block.count - frame.height, frame.height - whole.height
+        blank, incomplete = block.number - frame.height, frame.height - whole.height
         if blank >= 0 and (tally.on_bad_line == "skip" or blank == incomplete == 0):
             tally.counts[f"{form.kind}_blank_lines"] += blank
             tally.counts[f"{form.kind}_incomplete_lines"] += incomplete
-            yield whole.cast(form.schema)
+            yield whole
             return
-    if block.count > _SMALLEST:
+    if block.number > _SMALLEST:
         for part in block.parts(_PARTS):
             yield from _rows(part, path, form, tally)
     else:
@@ -117,7 +118,7 @@ def _carefully(block: Block, path: Path, form: Format, tally: Tally) -> pl.DataF
 
 def reviews(user: str, item: str, time: str) -> Format:
     """Reviews as JSON, a line each, in which the three fields have these names."""
-    schema = {user: pl.String(), item: pl.String(), time: pl.Int64()}
+    schema: Schema = {user: pl.String(), item: pl.String(), time: pl.Int64()}
 
     def fast(data: bytes) -> pl.DataFrame | None:
         frame = _fast_json(data, schema)
@@ -139,9 +140,9 @@ def metadata(item: str, categories: str, which: Which, *, literals: bool) -> For
     The category is the last element of the path of categories, or of the `which` one of several paths; null where
     there is none.
     """
-    columns = {item: pl.String(), "category": pl.String()}
-    flat = {item: pl.String(), categories: pl.List(pl.String())}
-    nested = {item: pl.String(), categories: pl.List(pl.List(pl.String()))}
+    columns: Schema = {item: pl.String(), "category": pl.String()}
+    flat: Schema = {item: pl.String(), categories: pl.List(pl.String())}
+    nested: Schema = {item: pl.String(), categories: pl.List(pl.List(pl.String()))}
 
     def fast(data: bytes) -> pl.DataFrame | None:
         if literals and data.lstrip(_BLANK)[:2] != b'{"':
@@ -173,7 +174,7 @@ def category_of(value: Any, which: Which) -> str | None:
     return text.strip() or None if text is not None else None
 
 
-def _fast_json(data: bytes, schema: dict[str, pl.DataType]) -> pl.DataFrame | None:
+def _fast_json(data: bytes, schema: Schema) -> pl.DataFrame | None:
     if not data.strip(_BLANK):
         return pl.DataFrame(schema=schema)
     try:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import polars as pl
 
-from dien.data.log import Log
+from dien.data.log import OPTIONAL_COLUMNS, Log
 from dien.errors import ConfigError, DataError
 
 
@@ -29,11 +29,13 @@ def validate(log: Log) -> Log:
 
     Raises:
         DataError: a column is missing or has another type, the log is empty or has no click, an id, timestamp
-            or label is null, a label is not 0 or 1, an id has two rows of features, or a float feature has
-            values that are not finite numbers.
+            or label is null, a label is not 0 or 1 (a part not 0, 1 or 2), an id has two rows of features, or a float
+            feature has values that are not finite numbers.
     """
     events = log.events
-    wanted = ["user_id", "item_id", "timestamp"] + ["label"] * ("label" in events.columns)
+    wanted = ["user_id", "item_id", "timestamp", *(name for name in OPTIONAL_COLUMNS if name in events.columns)]
+    if ("part" in wanted) != ("sample" in wanted):
+        raise DataError("The events need both columns, part and sample, or neither.")
     if sorted(events.columns) != sorted(wanted):
         raise DataError(f"The events have the columns {', '.join(events.columns)}, not {', '.join(wanted)}.")
     if events.is_empty():
@@ -45,6 +47,8 @@ def validate(log: Log) -> Log:
             raise DataError("The column label of the events has values other than 0 and 1.")
         if not (events["label"] == 1).any():
             raise DataError("The log has no click: every label is 0.")
+    if "part" in wanted and not events["part"].is_in([0, 1, 2]).all():
+        raise DataError("The column part of the events has values other than 0, 1 and 2.")
     _check_features(log.items, "item_id", events)
     _check_features(log.users, "user_id", events)
     return log
@@ -55,6 +59,8 @@ _TYPES: dict[str, list[pl.DataType]] = {
     "item_id": [pl.String(), pl.Int64()],
     "timestamp": [pl.Int64()],
     "label": [pl.Int8()],
+    "part": [pl.Int8()],
+    "sample": [pl.Boolean()],
 }
 
 

@@ -17,12 +17,13 @@ LINE_BYTES = 2 << 20
 
 _GZIP = b"\x1f\x8b"
 
+
 class Block(NamedTuple):
     """Some whole lines of a file, one after the other."""
 
     first: int
     """Number of the first of them, counted from 1."""
-    count: int
+    number: int
     """How many they are, blank ones included."""
     data: bytes
     """The lines; the last of a file may have no newline."""
@@ -31,13 +32,13 @@ class Block(NamedTuple):
 
     def lines(self) -> list[bytes]:
         """Each line without its newline."""
-        return self.data.split(b"\n")[: self.count]
+        return self.data.split(b"\n")[: self.number]
 
-    def parts(self, number: int) -> Iterator["Block"]:
-        """At most `number` blocks that this one is made of."""
+    def parts(self, most: int) -> Iterator["Block"]:
+        """At most `most` blocks that this one is made of."""
         lines = self.lines()
-        size = -(-self.count // number)
-        for start in range(0, self.count, size):
+        size = -(-self.number // most)
+        for start in range(0, self.number, size):
             part = lines[start : start + size]
             yield Block(self.first + start, len(part), b"\n".join(part))
 
@@ -58,7 +59,9 @@ def blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, line_bytes: int = LINE
 
 def _open(path: Path, stack: ExitStack) -> IO[bytes]:
     raw = stack.enter_context(path.open("rb", buffering=1 << 20))
-    if raw.peek(2)[:2] != _GZIP:
+    start = raw.read(2)
+    raw.seek(0)
+    if start != _GZIP:
         return raw
     return cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
 
@@ -78,7 +81,7 @@ def _blocks(path: Path, block_bytes: int, line_bytes: int) -> Iterator[Block]:
             rest = data[end:]
             for block in _whole(first, data[:end], line_bytes):
                 yield block
-                first += block.count
+                first += block.number
             if len(rest) > line_bytes:
                 yield Block(first, 1, b"", too_long=True)
                 first, rest, skipping = first + 1, b"", True
@@ -97,7 +100,7 @@ def _whole(first: int, data: bytes, line_bytes: int) -> Iterator[Block]:
         if reached > start:
             block = Block(first, data.count(b"\n", start, reached), data[start:reached])
             yield block
-            first += block.count
+            first += block.number
         yield Block(first, 1, b"", too_long=True)
         first += 1
         start = reached = data.index(b"\n", reached) + 1
