@@ -209,11 +209,12 @@ def _category_in(text: str, which: Which) -> str | None:
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        return _object(json.loads(line.decode()))
+        value = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise BadLineError("malformed", "the line is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         raise BadLineError("malformed", "the line is not JSON") from error
+    return _object(value)
 
 
 def _literal_or_json(line: bytes) -> dict[str, Any]:
@@ -223,11 +224,12 @@ def _literal_or_json(line: bytes) -> dict[str, Any]:
         except BadLineError:  # a dictionary whose first key has an apostrophe
             pass
     try:
-        return _object(literal(line.strip(_BLANK).decode()))
+        value = literal(line.strip(_BLANK).decode())
     except UnicodeDecodeError as error:
         raise BadLineError("malformed", "the line is not UTF-8 text") from error
     except ValueError as error:
         raise BadLineError("malformed", f"the line is no Python literal: {error}") from error
+    return _object(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -141,4 +142,6 @@ def _fetch(url: str, part: Path) -> None:
             if length.isdecimal() and file.tell() != int(length):
                 raise http.client.IncompleteRead(b"", int(length) - file.tell())
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the answer, too
         raise UnreachableError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)}).") from error

@@ -118,6 +118,8 @@ def _rows(path: Path, part: int) -> pl.DataFrame:
     schema = {name: pl.String() for name in COLUMNS}
     with readable(path):
         head = pl.read_csv(path, separator="\t", quote_char=None, has_header=False, n_rows=1, infer_schema=False)
+        if head.width < len(COLUMNS):
+            raise DataError(f"{path}, line 1: there are {head.width} fields, not {len(COLUMNS)}, separated by tabs.")
         more = {f"ignored_{number}": pl.String() for number in range(head.width - len(COLUMNS))}
         rows = pl.read_csv(path, separator="\t", quote_char=None, has_header=False, schema=schema | more)
     rows = rows.select(*COLUMNS).with_row_index("line", offset=1)
