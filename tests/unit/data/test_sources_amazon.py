@@ -199,9 +199,13 @@ def test_bad_metadata_is_counted_or_an_error(tmp_path: Path, line: str, kind: st
         source(folder, on_bad_line="error").load()
 
 
-@pytest.mark.parametrize("value", ["[]", "[[]]", "[['']]", "[[None]]", "None", "'B'", "[['A', ' ']]", "{}", "[[['A']]]"])
+@pytest.mark.parametrize(
+    "value", ["[]", "[[]]", "[['']]", "[[None]]", "None", "'B'", "[['A', ' ']]", "{}", "[[['A']]]"]
+)
 def test_no_category_is_the_default_one(tmp_path: Path, value: str) -> None:
-    folder = write(tmp_path / "raw", reviews=GOOD, metadata=[GOOD_METADATA[0], f"{{'asin': 'x', 'categories': {value}}}"])
+    folder = write(
+        tmp_path / "raw", reviews=GOOD, metadata=[GOOD_METADATA[0], f"{{'asin': 'x', 'categories': {value}}}"]
+    )
     log = source(folder).load()
     assert log.items is not None
     assert log.items.rows() == [("w", "A"), ("x", "default_cat")]
@@ -322,7 +326,9 @@ def test_files_are_fetched_once_from_an_address(tmp_path: Path, serve_folder: Se
     assert remote.load().events.rows() == REVIEWS
     assert remote.fingerprint() == Amazon(category="Books", cache=str(tmp_path / "cache")).fingerprint()
     missing = Amazon(category="Toys", address=address, cache=str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=r"reviews_Toys_5.json.gz: cannot be fetched \(.*set data.source.path") as caught:
+    with pytest.raises(
+        DataError, match=r"reviews_Toys_5.json.gz: cannot be fetched \(.*set data.source.path"
+    ) as caught:
         missing.load()
     assert "\n" not in str(caught.value)
 

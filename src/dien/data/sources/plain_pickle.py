@@ -57,6 +57,10 @@ def read_plain_pickle(path: Path) -> dict[str, int]:
     except Exception as error:  # whatever a malformed program leads to; nothing of it has been run
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path}: this is no pickle of a plain dictionary ({reason}).") from error
-    if type(table) is not dict or not table or not all(type(key) is str and type(value) is int for key, value in table.items()):
+    if (
+        type(table) is not dict
+        or not table
+        or not all(type(key) is str and type(value) is int for key, value in table.items())
+    ):
         raise DataError(f"{path}: the pickle holds something else than a dictionary from strings to whole numbers.")
     return table
