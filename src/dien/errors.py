@@ -8,6 +8,9 @@ class DienError(Exception):
 
     status = 2
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names from a foreign file may hold line ends
+
 
 class StoppedError(DienError):
     """A signal ended a run before its time; the status is the shell's for that signal."""

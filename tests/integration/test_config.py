@@ -25,7 +25,7 @@ def resolved(*overrides: str):
 def override_of(choice: str) -> list[str]:
     group, name = choice.rsplit("/", 1)
     if group == "experiment":
-        return [f"+experiment={name}"]
+        return [f"experiment={name}"]
     if group.endswith(("options", "parts")):  # not chosen by users: part of the files beside them
         return []
     return [f"{group}={name}"]
@@ -45,6 +45,9 @@ def test_every_file_composes_and_instantiates(choice: str, sample: DataModule, t
     paths = {
         "data/table": [f"data.source.events={tmp_path}/events.inter"],
         "data/recbole": [f"data.source.path={tmp_path}"],
+        "data/authors": [f"data.source.path={tmp_path}"],
+        "data/amazon": ["data.source.category=Books"],
+        "experiment/beauty": [f"data.source.events={tmp_path}/events.inter"],
     }
     cfg = resolved(*override_of(choice), *paths.get(choice, []))
     data = instantiate(cfg.data, _convert_="all")

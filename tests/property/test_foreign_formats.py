@@ -3,6 +3,7 @@
 For Amazon's lines the fast readers must also give what the careful one gives, line by line.
 """
 
+import contextlib
 import gzip
 import json
 import pickle
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dien.data.log import Log
@@ -64,18 +65,18 @@ def one_by_one(form: Format, lines: list[bytes]) -> list[tuple[Any, ...]]:
     rows = []
     for line in lines:
         if line.strip(b" \t\r\n"):
-            try:
+            with contextlib.suppress(BadLineError):
                 rows.append(form.careful(line))
-            except BadLineError:
-                pass
     return rows
 
 
 def check(form: Format, lines: list[bytes]) -> None:
     """All lines at once, and each of them through the fast reader alone, against the careful one."""
+    content = b"".join(line + b"\n" for line in lines)
+    assume(not content.startswith(b"\x1f\x8b"))  # that would be gzip
     expected = one_by_one(form, lines)
     with tempfile.TemporaryDirectory() as root:
-        path = write(root, "file", b"".join(line + b"\n" for line in lines))
+        path = write(root, "file", content)
         tally = Tally("skip")
         assert read(path, form, tally).rows() == expected
         kinds = ("blank", "malformed", "incomplete")
@@ -132,11 +133,13 @@ def test_literals(text: str) -> None:
 
 def outcome(load: Any) -> None:
     """A log, or a sentence of one line."""
+    sentence = "none"
     try:
         assert isinstance(load(), Log)
     except DienError as error:
-        assert str(error)
-        assert "\n" not in str(error).strip()
+        sentence = str(error)
+    assert sentence
+    assert "\n" not in sentence
 
 
 def damaged(*wholes: bytes) -> st.SearchStrategy[bytes]:
@@ -224,7 +227,6 @@ def test_pickles(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as root:
         try:
             table = read_plain_pickle(write(root, "voc.pkl", content))
-        except DienError as error:
-            assert "\n" not in str(error)
+        except DienError:
             return
     assert all(type(key) is str and type(value) is int for key, value in table.items())

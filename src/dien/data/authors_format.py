@@ -31,9 +31,10 @@ def write(rows: Mapping[Split, SplitRows], log: Log, folder: Path) -> None:
     """Write `local_{train,val,test}_splitByUser` and the tables of ids into `folder`, which appears when it is whole.
 
     Of each sample the negatives come first and then the click, as the authors write them: those of training are the
-    draws of epoch 0, those of validation and test the ones of every run. Histories are whole; the authors cut them when
-    they read. Files of a dataset with `data.ties=order` can be read again with `data=authors`. The category is the item
-    feature of that name, or the first with one value an item; `default_cat` where there is none. Ids of the tables count down from the most frequent in the training file; 0 is the default.
+    draws of epoch 0, those of validation and test the ones of every run. Histories are whole; the authors cut them
+    when they read. Files of a dataset with `data.ties=order` can be read again with `data=authors`. The category is
+    the item feature of that name, or the first with one value an item; `default_cat` where there is none. Ids of the
+    tables count down from the most frequent in the training file; 0 is the default.
 
     Args:
         rows: of every split.

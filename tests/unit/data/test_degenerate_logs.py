@@ -67,7 +67,7 @@ def test_one_timestamp_keeps_the_order_of_the_input(make_prepared: Any) -> None:
 def test_a_user_who_clicked_everything_leaves_no_negative_but_the_positive_alone_does(make_prepared: Any) -> None:
     data = make_prepared([("u", f"i{item}", item) for item in range(4)] + [("v", "i0", 1), ("v", "i1", 2)])
     sampler = NegativeSampler(data, strategy="popularity", exponent=1.0, exclude="history")
-    with pytest.raises(DataError, match="User 'u' leaves no negative with data.negatives.exclude=history"):
+    with pytest.raises(DataError, match=r"User 'u' leaves no negative with data.negatives.exclude=history"):
         sampler.check(Draws(targets=1, auxiliary=0), data.samples("test"))
     NegativeSampler(data, strategy="popularity", exponent=1.0, exclude="positive").check(
         Draws(targets=1, auxiliary=0), data.samples("test")
@@ -115,9 +115,9 @@ def test_training_and_evaluation_may_count_differently(make_source: Any, tmp_pat
     )
     assert len(data.rows("train").sampler.items_I) == 2
     assert len(data.rows("val").sampler.items_I) == len(data.rows("test").sampler.items_I) == 3
-    with pytest.raises(ConfigError, match="data.negatives.counts='test' is not one of log, train"):
+    with pytest.raises(ConfigError, match=r"data.negatives.counts='test' is not one of log, train"):
         Negatives(counts="test")
-    with pytest.raises(ConfigError, match="data.negatives.eval_counts='test' is not one of log, train"):
+    with pytest.raises(ConfigError, match=r"data.negatives.eval_counts='test' is not one of log, train"):
         Negatives(eval_counts="test")
 
 

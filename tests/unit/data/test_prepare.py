@@ -312,7 +312,7 @@ def cut_manifest(folder: Path) -> str:
 def other_format(folder: Path) -> str:
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    return "format 1"
+    return "format 2"
 
 
 @pytest.mark.parametrize("damage", [truncate, remove, flip, cut_manifest, other_format])

@@ -142,19 +142,19 @@ def test_bad_files_are_one_sentence(tmp_path: Path, rows: list[tuple[str, ...]],
 
 def test_missing_files_and_protocols_that_do_not_fit(tmp_path: Path) -> None:
     folder = write(tmp_path / "raw")
-    with pytest.raises(ConfigError, match="data.samples=last does not go with data.split=given"):
+    with pytest.raises(ConfigError, match=r"data.samples=last does not go with data.split=given"):
         Protocol(split="given", samples="last")
     (folder / "local_test_splitByUser").unlink()
-    with pytest.raises(DataError, match="there is no file local_test_splitByUser in this folder"):
+    with pytest.raises(DataError, match=r"there is no file local_test_splitByUser in this folder"):
         AuthorsFiles(path=str(folder)).fingerprint()
     folder = write(tmp_path / "raw", train=[], test=[])
-    with pytest.raises(DataError, match="local_train_splitByUser: the file is empty"):
+    with pytest.raises(DataError, match=r"local_train_splitByUser: the file is empty"):
         AuthorsFiles(path=str(folder)).load()
 
 
 def test_given_needs_a_log_that_says_so(make_source: Any, tmp_path: Path) -> None:
     source = make_source([("a", "x", 1), ("a", "y", 2), ("b", "x", 1), ("b", "y", 2)])
-    with pytest.raises(DataError, match="data.split=given needs a log that names its samples, such as data=authors"):
+    with pytest.raises(DataError, match=r"data.split=given needs a log that names its samples, such as data=authors"):
         prepare(source, Protocol(split="given"), name="a", folder=tmp_path / "prepared")
 
 
