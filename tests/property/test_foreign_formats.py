@@ -23,7 +23,7 @@ from dien.data.sources.literals import literal
 from dien.data.sources.plain_pickle import read_plain_pickle
 from dien.errors import DienError
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=60, deadline=None)
 
 texts = st.text(max_size=8) | st.sampled_from(
     ["u", "A1", "asin", "'asin': 'x'", "categories", "[", '"', "\\", "é", "\x00"]
@@ -221,7 +221,7 @@ def test_authors_files(train: bytes, test: bytes, table: bytes) -> None:
 PICKLES = [pickle.dumps({"a": 1, "b": 70_000, "é": 2**40}, protocol) for protocol in range(6)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(damaged(*PICKLES, b"(dp1\nS'A1'\np2\nI0\ns."))
 def test_pickles(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as root:

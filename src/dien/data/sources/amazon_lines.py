@@ -8,9 +8,11 @@ a bad line costs the careful reading of its neighbours only.
 import io
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -175,8 +177,11 @@ def category_of(value: Any, which: Which) -> str | None:
 
 
 def _fast_json(data: bytes, schema: Schema) -> pl.DataFrame | None:
-    if not data.strip(_BLANK):
+    start = data.lstrip(_BLANK)
+    if not start:
         return pl.DataFrame(schema=schema)
+    if not start.startswith(b"{"):  # polars would decompress what begins like an archive, however large it gets
+        return None
     try:
         return pl.read_ndjson(io.BytesIO(data), schema=schema)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
@@ -251,7 +256,10 @@ def _scalar(value: Any) -> str | None:
     """A string, or a number as text; None for everything else and for what no UTF-8 text can hold."""
     if not isinstance(value, str | int | float):
         return None
-    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, float):  # as polars writes numbers
+        text = format(Decimal(repr(value)), "f").removesuffix(".0") if math.isfinite(value) else "\x00"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
     return None if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text) else text
 
 
