@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dien import convert
+from dien import id_tables
 from dien.data import authors_format
 from dien.data.datamodule import DataModule
 from dien.data.dataset import Prepared
@@ -295,14 +295,14 @@ def test_hostile_pickles_are_refused(tmp_path: Path, content: bytes, monkeypatch
 def test_the_converter_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     path = tmp_path / "uid_voc.pkl"
     path.write_bytes(PYTHON_2)
-    monkeypatch.setattr("sys.argv", ["dien-convert", str(path), "--to", str(tmp_path / "json")])
-    convert.main()
+    monkeypatch.setattr("sys.argv", ["dien-id-tables", str(path), "--to", str(tmp_path / "json")])
+    id_tables.main()
     assert read_table(tmp_path / "json" / "uid_voc.json") == {"A1": 0, "café": 12}
     assert capsys.readouterr().out == f"{tmp_path}/json/uid_voc.json: 2 ids\n"
     path.write_bytes(pickle.dumps(Hostile()))
-    monkeypatch.setattr("sys.argv", ["dien-convert", str(path)])
+    monkeypatch.setattr("sys.argv", ["dien-id-tables", str(path)])
     with pytest.raises(SystemExit) as stop:
-        convert.main()
+        id_tables.main()
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith(f"dien-convert: {path}: the pickle is more than a plain dictionary")
+    assert capsys.readouterr().err.startswith(f"dien-id-tables: {path}: the pickle is more than a plain dictionary")
     assert not path.with_suffix(".json").exists()

@@ -38,7 +38,7 @@ class AuthorsFiles:
     validation file, `data.val_fraction` of the training users become validation users. Columns after the sixth (the
     negative histories of some copies) are ignored.
 
-    Tables of ids (`uid_voc.json`, `mid_voc.json`, `cat_voc.json`; `dien-convert` makes them of the authors' pickles)
+    Tables of ids (`uid_voc.json`, `mid_voc.json`, `cat_voc.json`; `dien-id-tables` makes them of the authors' pickles)
     that lie beside the files must know every id of the training file, or they belong to another split. Their numbers
     are not taken over: the rows of an embedding have no order.
     """

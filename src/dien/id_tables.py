@@ -1,4 +1,4 @@
-"""`dien-convert`: the authors' pickled tables of ids as JSON, without running anything that is in them."""
+"""`dien-id-tables`: the authors' pickled tables of ids as JSON, without running anything that is in them."""
 
 import argparse
 import json
@@ -11,16 +11,16 @@ from dien.errors import DienError
 
 
 def main() -> None:
-    """`dien-convert`"""
+    """`dien-id-tables`"""
     parser = argparse.ArgumentParser(
-        prog="dien-convert",
+        prog="dien-id-tables",
         description="Write the authors' pickled tables of ids (uid_voc.pkl, mid_voc.pkl, cat_voc.pkl) as JSON beside "
         "them. Only plain dictionaries from strings to whole numbers are read; a pickle with anything else is refused.",
     )
     parser.add_argument("tables", nargs="+", type=Path, help="the pickles")
     parser.add_argument("--to", type=Path, help="a folder for the JSON files (default: that of each pickle)")
     options = parser.parse_args()
-    with mistakes_in_one_sentence("dien-convert"):
+    with mistakes_in_one_sentence("dien-id-tables"):
         for path in options.tables:
             target = (options.to or path.parent) / f"{path.stem}.json"
             if target == path:
