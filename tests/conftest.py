@@ -1,14 +1,20 @@
 """Shared fixtures: small feature tables, ragged batches and networks, all from a seed."""
 
+import hashlib
+import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from dien.batch import Batch
@@ -132,3 +138,71 @@ def free_port() -> Callable[[], int]:
             return listener.getsockname()[1]
 
     return find
+
+
+def write_run(
+    folder: Path,
+    *,
+    model: str = "dien-augru",
+    seed: int = 0,
+    auc: float | None = 0.7,
+    alpha: float = 1.0,
+    data: str = "sample",
+    speed: float = 4000.0,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+) -> Path:
+    """A run folder as `dien-train` leaves it, with invented numbers; `auc=None` leaves it unfinished."""
+    (folder / "checkpoints").mkdir(parents=True)
+    target = {"base": "baselines.Base", "din": "baselines.DIN"}.get(model, "dien.DIEN")
+    tree: dict[str, Any] = {
+        "seed": seed,
+        "train": True,
+        "objective": "val/auc",
+        "name": f"{model}_{data}_seed{seed}",
+        "run_dir": str(folder),
+        "data": {"seed": seed, "name": data, "batch_size": 128, "negatives": {"train": 1, "strategy": "popularity"}},
+        "model": {"name": model, "_target_": f"dien.model.{target}", "alpha": alpha, "head": {"hidden": [200, 80]}},
+        "optimizer": {"_target_": "dien.optimizer.Adam", "lr": 0.003},
+        "schedule": {"gamma": 0.5},
+        "trainer": {"max_epochs": 3},
+        "callbacks": {"early_stopping": {"patience": 3}, "progress": None},
+        "logger": {},
+    }
+    for key, value in (config or {}).items():
+        *above, last = key.split(".")
+        branch = tree
+        for part in above:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    text = yaml.safe_dump(tree, sort_keys=False)
+    (folder / "config.yaml").write_text(text)
+    known = {"git_commit": "0" * 40, "packages": {"torch": "2.13.0"}, "threads": 1, "dataset_fingerprint": data}
+    known |= {"config_sha256": hashlib.sha256(text.encode()).hexdigest()} | dict(environment or {})
+    (folder / "environment.json").write_text(json.dumps(known))
+    rows = ["epoch,step,test/auc,train/aux_loss,train/ctr_loss,val/auc"]
+    for step in range(9, 300, 10):
+        aux = 1.4 - 0.002 * step if alpha else ""
+        rows.append(f"{step // 100},{step},,{aux},{0.69 - 0.0004 * step + 0.001 * seed},")
+    if auc is not None:
+        rows += [f"3,300,,,,{auc}", f"3,300,{auc},,,"]
+        values = {"auc": auc, "gauc": auc - 0.01, "logloss": 0.69 - (auc - 0.5) / 2, "calibration": 1.0}
+        metrics = {f"{split}/{name}": value for split in ("val", "test") for name, value in values.items()}
+        metrics |= {"train/samples_per_second": speed, "best_epoch": 2, "epochs": 3, "seconds": 12.5}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    if not alpha:
+        rows = [",".join(cell for place, cell in enumerate(row.split(",")) if place != 3) for row in rows]
+    (folder / "metrics.csv").write_text("\r\n".join(rows) + "\r\n")
+    for name in ("best", "last"):
+        with zipfile.ZipFile(folder / "checkpoints" / f"{name}.ckpt", "w") as archive:
+            archive.writestr("weights", b"\0" * 1000)
+    if status is not None:
+        (folder / "status.json").write_text(json.dumps(status))
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """`make_run("name", model="din", seed=1, auc=0.7, ...)`: a run folder with invented numbers in `tmp_path/runs`."""
+    return lambda name, **options: write_run(tmp_path / "runs" / name, **options)

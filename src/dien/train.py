@@ -231,10 +231,12 @@ def _hush_lightning() -> None:
 
 def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: ClickModule, trainer: pl.Trainer) -> None:
     device = trainer.strategy.root_device
-    runs.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    runs.write_text(run_dir / "config.yaml", config)
     runs.write_json(
         run_dir / "environment.json",
-        runs.environment(
+        {"config_sha256": runs.config_digest(config)}
+        | runs.environment(
             seed=cfg.seed,
             fingerprint=data.data.fingerprint,
             parameters=module.parameter_count,

@@ -9,9 +9,12 @@ from dien.runs.folder import (
     run_folder_of,
     unfinished_run,
     with_overrides_of_resumed_run,
+    write_bytes,
     write_json,
     write_text,
 )
+from dien.runs.frames import curves, load
+from dien.runs.read import config_digest
 
 if TYPE_CHECKING:
     from dien.runs.model import LoadedRun, load_model
@@ -19,12 +22,16 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedRun",
     "checkpoint_of",
+    "config_digest",
+    "curves",
     "environment",
+    "load",
     "load_model",
     "read_json",
     "run_folder_of",
     "unfinished_run",
     "with_overrides_of_resumed_run",
+    "write_bytes",
     "write_json",
     "write_text",
 ]
