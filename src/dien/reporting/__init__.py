@@ -1,0 +1,1 @@
+"""What `dien-report` is made of: variants and their comparison, tables, differences, the page."""
