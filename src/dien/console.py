@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
+from dien.data.references import PREFIX
 from dien.module import ClickModule
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,21 @@ def print_results(metrics: Metrics, title: str) -> None:
             values = (metrics[f"{split}/{metric}"] for metric in ("auc", "gauc", "logloss", "calibration"))
             table.add_row(split, *(f"{value:.4f}" for value in values))
     Console(file=sys.stdout).print(table)
+
+
+def print_references(data: DataModule) -> None:
+    """A table of what can be reached, if the dataset knows; see `dien.data.references`."""
+    names = dict.fromkeys(name.split("/")[1] for name in data.data.references)
+    if not names:
+        return
+    table = Table(title=f"{data.data.name}: what can be reached, and what counting reaches", title_justify="left")
+    for column in ("reference", "val AUC", "val GAUC", "test AUC", "test GAUC", "test log loss"):
+        table.add_column(column, justify="left" if column == "reference" else "right")
+    for name in names:
+        metrics = ("val/auc", "val/gauc", "test/auc", "test/gauc", "test/logloss")
+        values = (data.data.references.get(f"{PREFIX}/{name}/{metric}") for metric in metrics)
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+    Console(file=sys.stderr).print(table)
 
 
 def print_training(metrics: Metrics) -> None:

@@ -32,7 +32,7 @@ from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
 from dien.checkpoint import read_checkpoint
 from dien.config import CONF, mistakes_in_one_sentence, register
-from dien.console import Metrics, describe, print_results, print_training, say, say_what_runs
+from dien.console import Metrics, describe, print_references, print_results, print_training, say, say_what_runs
 from dien.data import authors_format
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
@@ -160,6 +160,7 @@ def _train_and_test(
         "best_epoch": read_checkpoint(Path(best.best_model_path))["epoch"],
         "epochs": epochs,
         "seconds": time.perf_counter() - start,
+        **data.data.references,
     }
     if trainer.is_global_zero:
         runs.write_json(run_dir / "metrics.json", metrics)
@@ -281,6 +282,7 @@ def _prepare(cfg: DictConfig) -> None:
                 {split: data.rows(split) for split in SPLITS}, data.source.load(), Path(cfg.authors_files)
             )
     log.info("%s", describe(data))
+    print_references(data)
     print(data.data.folder)
 
 

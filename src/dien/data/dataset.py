@@ -44,6 +44,8 @@ class Prepared:
         self.name: str = self.manifest["name"]
         self.fingerprint: str = self.manifest["fingerprint"]
         self.has_labels: bool = self.manifest["labels"]
+        self.references: dict[str, float] = self.manifest.get("references", {})
+        """What can be reached, and what counting reaches, where the log comes with the truth; see `references`."""
         self.n_items: int = self.manifest["items"] + FIRST_ID
         """Rows of the item table, padding and unknown included."""
         self.n_users: int = self.manifest["users"] + FIRST_ID

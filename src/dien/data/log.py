@@ -27,3 +27,6 @@ class Log:
     """`user_id` (unique) and its features."""
     report: Mapping[str, int] = field(default_factory=dict)
     """What the source counted while it read, such as lines that it left out; kept in `dataset.json`."""
+    scores: pl.DataFrame | None = None
+    """What is known of the events, row by row, if anything is: float columns such as the probability of a click in a
+    synthetic log. Their quality as predictions comes with the prepared dataset (`dien.data.references`)."""

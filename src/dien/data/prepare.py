@@ -18,6 +18,7 @@ Files (`.npy`; row `r` of an offsets array owns `offsets[r]:offsets[r + 1]`):
 | `skip_item`, `event_skip_end`, `skip_offsets` | with labels: the events of label 0, as the clicks above |
 | `item_clicks`, `item_train_clicks` | clicks of every item row, in the whole log and in its training part |
 | `samples_train`, `samples_val`, `samples_test` | positions of events |
+| `event_score_NAME` | per event: a known score, if the log has any |
 | `items.parquet`, `users.parquet` | raw id, row, vocabulary id of training |
 | `item_column_I`, `user_column_I` | feature columns; `*_vocabulary_I.parquet`: value, id, training count |
 | `dataset.json` | format, name, fingerprint, protocol, counts, columns, size and SHA-256 of every file |
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 from dien.cache import cache_root
 from dien.data.log import OPTIONAL_COLUMNS, Log
 from dien.data.protocol import SPLITS, Protocol
+from dien.data.references import write_references
 from dien.data.sources.base import Source, validate
 from dien.data.splits import TRAIN, Given, assign_parts, select_samples, unit_starts
 from dien.data.storage import (
@@ -125,6 +127,9 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
         arrays["event_skip_end"] = first_E - history_end_E  # events before the unit that are not clicks
     for name, values in arrays.items():
         write_array(folder, name, values)
+    references = {}
+    if log.scores is not None:
+        references["references"] = write_references(folder, log, arrays, part_E == TRAIN, item_ids)
 
     item_count = np.bincount(item_E[part_E == TRAIN], minlength=items)
     user_count = np.bincount(user_E[part_E == TRAIN], minlength=users)
@@ -144,6 +149,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
             "history": {split: _lengths(length_E[s]) for split, s in zip(SPLITS, samples, strict=True)},
             "item_columns": write_table(folder, "item", item_ids, item_count, log.items, protocol.min_count),
             "user_columns": write_table(folder, "user", user_ids, user_count, log.users, protocol.min_count),
+            **references,
         },
     )
 

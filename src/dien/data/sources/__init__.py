@@ -6,6 +6,7 @@ from dien.data.sources.base import Source, validate
 from dien.data.sources.complete_journey import CompleteJourney, CompleteJourneySample
 from dien.data.sources.movielens import MovieLens
 from dien.data.sources.recbole import RecBoleAtomic
+from dien.data.sources.synthetic import Synthetic
 from dien.data.sources.table import Table
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MovieLens",
     "RecBoleAtomic",
     "Source",
+    "Synthetic",
     "Table",
     "validate",
 ]

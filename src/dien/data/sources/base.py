@@ -51,6 +51,8 @@ def validate(log: Log) -> Log:
         raise DataError("The column part of the events has values other than 0, 1 and 2.")
     _check_features(log.items, "item_id", events)
     _check_features(log.users, "user_id", events)
+    if log.scores is not None:
+        _check_scores(log.scores, events)
     return log
 
 
@@ -80,6 +82,15 @@ def _check_features(table: pl.DataFrame | None, id_name: str, events: pl.DataFra
             )
         if dtype.is_float() and (table[name].is_nan() | table[name].is_infinite()).any():
             raise DataError(f"The feature {name} of the {kind} has values that are not finite numbers.")
+
+
+def _check_scores(scores: pl.DataFrame, events: pl.DataFrame) -> None:
+    if "label" not in events.columns or scores.height != events.height:
+        raise DataError(f"The log has {scores.height} rows of scores for {events.height} events, or has no labels.")
+    for name, dtype in scores.schema.items():
+        _check_column(scores, name, [pl.Float32(), pl.Float64()], "scores")
+        if not scores[name].is_between(0, 1).all():
+            raise DataError(f"The scores {name}, which are {dtype}, are not all probabilities.")
 
 
 def _check_column(table: pl.DataFrame, name: str, allowed: Sequence[pl.DataType], kind: str) -> None:

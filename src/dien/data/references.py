@@ -1,0 +1,119 @@
+"""What a model's metrics can be measured against, where a log comes with known scores: the ceiling, and counting.
+
+Axes: E events (sorted by user, time, input order), C clicks, S samples of a split, N clicks of their histories, R item
+rows.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from dien.data.log import Log
+from dien.data.storage import write_array
+from dien.data.vocabulary import rows_of
+from dien.metrics import AUC, GAUC, LogLoss
+
+PREFIX = "reference"
+"""Of the names: `reference/ceiling/test/auc` lies beside `test/auc` in a run's metrics."""
+
+_SAMPLES_AT_ONCE = 1 << 16
+
+
+def write_references(
+    folder: Path, log: Log, arrays: Mapping[str, NDArray[Any]], train_E: NDArray[np.bool_], item_ids: pl.Series
+) -> dict[str, float]:
+    """Write the log's scores as `event_score_NAME.npy` and return what they, and counting, reach.
+
+    Every score has the AUC, GAUC and log loss of the validation and of the test samples; the counts have AUC and GAUC:
+    `popularity` (training clicks of the target), `item_count` and, for items with a feature `category`,
+    `category_count` (clicks of the target, or of its category, in the whole history) and `last_category` (whether the
+    last click was in the target's category). An undefined metric is left out.
+
+    Args:
+        folder: of the prepared dataset.
+        log: with scores and labels.
+        arrays: of the prepared dataset, by name.
+        train_E: whether an event is in the training part.
+        item_ids: sorted raw ids of the items.
+    """
+    assert log.scores is not None
+    order = log.events.select("user_id", "timestamp").with_row_index().sort("user_id", "timestamp", maintain_order=True)
+    scores = {name: log.scores[name].gather(order["index"]).to_numpy() for name in log.scores.columns}
+    for name, score_E in scores.items():
+        write_array(folder, f"event_score_{name}", score_E)
+    popularity_R = np.bincount(
+        arrays["event_item"][train_E & (arrays["event_label"] == 1)], minlength=len(arrays["item_clicks"])
+    )
+    category_R = _categories(log.items, item_ids)
+    found: dict[str, float] = {}
+    for split in ("val", "test"):
+        event_S = arrays[f"samples_{split}"]
+        predictions: dict[str, NDArray[Any]] = {name: score_E[event_S] for name, score_E in scores.items()}
+        predictions["popularity"] = popularity_R[arrays["event_item"][event_S]]
+        predictions |= _counts(arrays, event_S, category_R)
+        for name, score_S in predictions.items():
+            metrics = _metrics(score_S, arrays["event_label"][event_S], arrays["event_user"][event_S], name in scores)
+            found |= {f"{PREFIX}/{name}/{split}/{metric}": value for metric, value in metrics.items()}
+    return found
+
+
+def _categories(items: pl.DataFrame | None, item_ids: pl.Series) -> NDArray[np.int32] | None:
+    """A number for the category of every item row; None if items have no such feature."""
+    if items is None or "category" not in items.columns or isinstance(items.schema["category"], pl.List):
+        return None
+    rows = pl.DataFrame({"item_id": item_ids}).join(items, on="item_id", how="left", maintain_order="left")["category"]
+    return np.append([-1, -1], rows_of(rows, rows.unique().sort())).astype(np.int32)
+
+
+def _counts(
+    arrays: Mapping[str, NDArray[Any]], event_S: NDArray[np.int64], category_R: NDArray[np.int32] | None
+) -> dict[str, NDArray[Any]]:
+    """Counts in the histories of samples, by name."""
+    parts = [
+        _counts_at_once(arrays, event_S[first : first + _SAMPLES_AT_ONCE], category_R)
+        for first in range(0, len(event_S), _SAMPLES_AT_ONCE)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _counts_at_once(
+    arrays: Mapping[str, NDArray[Any]], event_S: NDArray[np.int64], category_R: NDArray[np.int32] | None
+) -> dict[str, NDArray[Any]]:
+    end_S = arrays["event_history_end"][event_S]
+    start_S = arrays["click_offsets"][arrays["event_user"][event_S]]
+    length_S = end_S - start_S
+    row_N = np.repeat(np.arange(len(event_S)), length_S)
+    clicked_N = arrays["click_item"][np.arange(len(row_N)) + np.repeat(start_S - np.cumsum(length_S) + length_S, length_S)]
+    target_S = arrays["event_item"][event_S]
+
+    def count(same_N: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(row_N[same_N], minlength=len(event_S))
+
+    counts: dict[str, NDArray[Any]] = {"item_count": count(clicked_N == target_S[row_N])}
+    if category_R is not None:
+        counts["category_count"] = count(category_R[clicked_N] == category_R[target_S[row_N]])
+        last_S = np.where(length_S > 0, arrays["click_item"][np.maximum(end_S - 1, 0)], 0)
+        counts["last_category"] = category_R[last_S] == category_R[target_S]
+    return counts
+
+
+def _metrics(
+    score_S: NDArray[Any], label_S: NDArray[np.int8], user_S: NDArray[np.int32], probability: bool
+) -> dict[str, float]:
+    """The metrics of the project, of probabilities or of scores that only rank."""
+    score, label, user = (
+        torch.from_numpy(score_S.astype(np.float64)),
+        torch.from_numpy(label_S.astype(np.float32)),
+        torch.from_numpy(user_S.astype(np.int64)),
+    )
+    metrics = {"auc": AUC(), "gauc": GAUC()} | ({"logloss": LogLoss()} if probability else {})
+    values = {}
+    for name, metric in metrics.items():
+        metric.update(score.logit() if probability else score, label, user)
+        values[name] = metric.compute().item()
+    return {name: value for name, value in values.items() if np.isfinite(value)}
