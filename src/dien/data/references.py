@@ -88,7 +88,9 @@ def _counts_at_once(
     start_S = arrays["click_offsets"][arrays["event_user"][event_S]]
     length_S = end_S - start_S
     row_N = np.repeat(np.arange(len(event_S)), length_S)
-    clicked_N = arrays["click_item"][np.arange(len(row_N)) + np.repeat(start_S - np.cumsum(length_S) + length_S, length_S)]
+    clicked_N = arrays["click_item"][
+        np.arange(len(row_N)) + np.repeat(start_S - np.cumsum(length_S) + length_S, length_S)
+    ]
     target_S = arrays["event_item"][event_S]
 
     def count(same_N: NDArray[np.bool_]) -> NDArray[np.int64]:

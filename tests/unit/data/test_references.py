@@ -49,7 +49,9 @@ def test_scores_follow_their_events(prepared: Prepared) -> None:
 def test_references_by_hand(prepared: Prepared) -> None:
     # Test rows: b: w 0 (.8), x 1 (.6); a: y 0 (.1), x 1 (.7), z 0 (.6).
     found = {name.removeprefix("reference/"): value for name, value in prepared.references.items()}
-    assert found["known/test/auc"] == pytest.approx((1 + 1 + 0 + 1 + 0.5 + 0) / 6)  # x of a beats y, z; x of b beats y, ties z
+    assert found["known/test/auc"] == pytest.approx(
+        (1 + 1 + 0 + 1 + 0.5 + 0) / 6
+    )  # x of a beats y, z; x of b beats y, ties z
     assert found["known/test/gauc"] == pytest.approx((2 * 0 + 3 * 1) / 5)
     chances, labels = np.array([0.8, 0.6, 0.1, 0.7, 0.6]), np.array([0, 1, 0, 1, 0])
     loss = -np.log(np.where(labels == 1, chances, 1 - chances)).mean()
@@ -113,7 +115,9 @@ def test_the_oracle_of_two_categories_of_one_item(tmp_path: Path) -> None:
 def test_the_ceiling_lies_between_counting_and_the_truth_and_the_same_twice(tmp_path: Path) -> None:
     options = {"users": 1_000, "max_sessions": 15}
     folders = [
-        prepare(Synthetic(**options, block=block, cache=str(tmp_path)), Protocol(), name="w", folder=tmp_path / str(block))
+        prepare(
+            Synthetic(**options, block=block, cache=str(tmp_path)), Protocol(), name="w", folder=tmp_path / str(block)
+        )
         for block in (1_000, 99)
     ]
     first, second = ((folder / "dataset.json").read_bytes() for folder in folders)

@@ -36,8 +36,6 @@ def beliefs(world: World, clicked_SU: NDArray[np.int64]) -> NDArray[np.float64]:
     return believed_SCU
 
 
-def _next_session(
-    world: World, belief_CKU: NDArray[np.float64], prior_CK1: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _next_session(world: World, belief_CKU: NDArray[np.float64], prior_CK1: NDArray[np.float64]) -> NDArray[np.float64]:
     followed_CKU = (1 - world.speed) * belief_CKU + world.speed * np.roll(belief_CKU, 1, axis=0)
     return world.order * followed_CKU + (1 - world.order) * prior_CK1 * belief_CKU.sum(0)

@@ -80,9 +80,7 @@ def _draw(world: World, purpose: int, counter: NDArray[np.int64]) -> NDArray[np.
     return uniform(derive(stream(world.seed, purpose), counter))
 
 
-def _interests(
-    world: World, user_U: NDArray[np.int64], taste_U: NDArray[np.int64], sessions: int
-) -> NDArray[np.int64]:
+def _interests(world: World, user_U: NDArray[np.int64], taste_U: NDArray[np.int64], sessions: int) -> NDArray[np.int64]:
     """The hidden interest of every session [S, U], a place in the cycle of the categories."""
     cumulative_UC = np.cumsum(world.taste_KC, axis=1)[taste_U]
     interest_SU = np.empty((sessions, len(user_U)), np.int64)

@@ -39,9 +39,9 @@ class World:
         ConfigError: a parameter is out of its range; the message names the key as the user writes it.
     """
 
-    users: int = 1_500
-    categories: int = 20
-    items_per_category: int = 25
+    users: int = 1_000
+    categories: int = 12
+    items_per_category: int = 10
     order: float = 0.9
     """How much the order of the clicks says: the probability that the next interest follows from the present one.
     Otherwise it is drawn afresh from the user's taste. 0 turns drift off: sessions are then exchangeable, and counts
@@ -49,7 +49,7 @@ class World:
     speed: float = 0.5
     """How fast interests drift: the probability that an interest that follows from the present one is the next
     category of the cycle, and not the same category again."""
-    tastes: int = 8
+    tastes: int = 4
     """K kinds of users; each kind is a distribution over the categories."""
     concentration: float = 0.3
     """Of the Dirichlet distribution of the tastes: small for users who like few categories."""
@@ -90,7 +90,7 @@ class World:
             raise ConfigError(
                 f"data.source.click={self.click} with data.source.targeting={self.targeting}, "
                 f"data.source.noise={self.noise} and data.source.appeal={self.appeal} gives one click in "
-                f"{1 / max(self.click_rate, 1e-12):,.0f} impressions; at least one in {1 / _RAREST_CLICK:,.0f} is needed."
+                f"{1 / max(self.click_rate, 1e-12):,.0f} impressions: make it at least one in {1 / _RAREST_CLICK:,.0f}."
             )
 
     @property

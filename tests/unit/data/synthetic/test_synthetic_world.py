@@ -53,7 +53,10 @@ def test_clicks_are_as_frequent_as_the_ceiling_says(events: pl.DataFrame) -> Non
     """That is calibration: among impressions with the same belief, that share is clicked."""
     bins = events.with_columns(ceiling=pl.col("ceiling").cast(pl.Float64))
     bins = bins.group_by((pl.col("ceiling") * 40).floor()).agg(
-        pl.len(), pl.col("label").sum(), p=pl.col("ceiling").mean(), variance=(pl.col("ceiling") * (1 - pl.col("ceiling"))).sum()
+        pl.len(),
+        pl.col("label").sum(),
+        p=pl.col("ceiling").mean(),
+        variance=(pl.col("ceiling") * (1 - pl.col("ceiling"))).sum(),
     )
     bins = bins.filter(pl.col("variance") > 10)
     z = (bins["label"] - bins["len"] * bins["p"]) / bins["variance"].sqrt()
@@ -101,7 +104,7 @@ def interests(world: World, sessions: int = 2) -> np.ndarray:
 def test_interests_follow_the_cycle_as_often_as_asked(order: float, speed: float) -> None:
     world = World(**{**SMALL, "users": 3_000}, order=order, speed=speed, noise=0, tastes=1, concentration=1000)
     before, after = interests(world).T
-    moved = ((after - before) % world.categories)
+    moved = (after - before) % world.categories
     taste = 1 / world.categories  # nearly: the taste is all but even
     expected = {0: order * (1 - speed) + (1 - order) * taste, 1: order * speed + (1 - order) * taste}
     for step, share in expected.items():
@@ -145,7 +148,9 @@ def test_blocks_change_nothing_and_seeds_do(tmp_path: Path) -> None:
     for block in (7, 133, 400):
         write_events(world, tmp_path / "events.arrow", block=block)
         assert_frame_equal(pl.read_ipc(tmp_path / "events.arrow"), whole, check_exact=True)
-    assert_frame_equal(events_of(World(**SMALL | {"users": 100})), whole.filter(pl.col("user_id") < 100), check_exact=True)
+    assert_frame_equal(
+        events_of(World(**SMALL | {"users": 100})), whole.filter(pl.col("user_id") < 100), check_exact=True
+    )
     assert not events_of(World(**SMALL, seed=1)).equals(whole)
 
 
