@@ -129,7 +129,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
         write_array(folder, name, values)
     references = {}
     if log.scores is not None:
-        references["references"] = write_references(folder, log, arrays, part_E == TRAIN, item_ids)
+        references["references"] = write_references(folder, log, arrays, item_ids)
 
     item_count = np.bincount(item_E[part_E == TRAIN], minlength=items)
     user_count = np.bincount(user_E[part_E == TRAIN], minlength=users)

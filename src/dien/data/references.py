@@ -25,7 +25,7 @@ _SAMPLES_AT_ONCE = 1 << 16
 
 
 def write_references(
-    folder: Path, log: Log, arrays: Mapping[str, NDArray[Any]], train_E: NDArray[np.bool_], item_ids: pl.Series
+    folder: Path, log: Log, arrays: Mapping[str, NDArray[Any]], item_ids: pl.Series
 ) -> dict[str, float]:
     """Write the log's scores as `event_score_NAME.npy` and return what they, and counting, reach.
 
@@ -38,7 +38,6 @@ def write_references(
         folder: of the prepared dataset.
         log: with scores and labels.
         arrays: of the prepared dataset, by name.
-        train_E: whether an event is in the training part.
         item_ids: sorted raw ids of the items.
     """
     assert log.scores is not None
@@ -46,15 +45,12 @@ def write_references(
     scores = {name: log.scores[name].gather(order["index"]).to_numpy() for name in log.scores.columns}
     for name, score_E in scores.items():
         write_array(folder, f"event_score_{name}", score_E)
-    popularity_R = np.bincount(
-        arrays["event_item"][train_E & (arrays["event_label"] == 1)], minlength=len(arrays["item_clicks"])
-    )
     category_R = _categories(log.items, item_ids)
     found: dict[str, float] = {}
     for split in ("val", "test"):
         event_S = arrays[f"samples_{split}"]
         predictions: dict[str, NDArray[Any]] = {name: score_E[event_S] for name, score_E in scores.items()}
-        predictions["popularity"] = popularity_R[arrays["event_item"][event_S]]
+        predictions["popularity"] = arrays["item_train_clicks"][arrays["event_item"][event_S]]
         predictions |= _counts(arrays, event_S, category_R)
         for name, score_S in predictions.items():
             metrics = _metrics(score_S, arrays["event_label"][event_S], arrays["event_user"][event_S], name in scores)
