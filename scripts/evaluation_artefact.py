@@ -40,7 +40,6 @@ OPTIONS = (
     "model=authors",
     "data.history_length=100",
     "data.split=by_user",
-    "data.negatives.exclude=positive",
     "trainer.max_epochs=1",
     "callbacks=quiet",
 )
