@@ -20,15 +20,21 @@ WRITE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def step(
-    projected_B3H: Tensor, attention_B1: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor, rule: str
-) -> Tensor:
-    """One step, `h' = h + w(u, a) * (n - h)`, with torch's GRU gates (r, z = 1 - u, n; reset after the product)."""
+def gates(projected_B3H: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """Update gate u and candidate n of a step from state h: torch's GRU with z = 1 - u, reset after the product."""
     x_r, x_z, x_n = projected_B3H.chunk(3, dim=-1)
     h_r, h_z, h_n = F.linear(h, weight_hh, bias_hh).chunk(3, dim=-1)
     r = torch.sigmoid(x_r + h_r)
     u = torch.sigmoid(-(x_z + h_z))
     n = torch.tanh(x_n + r * h_n)
+    return u, n
+
+
+def step(
+    projected_B3H: Tensor, attention_B1: Tensor, h: Tensor, weight_hh: Tensor, bias_hh: Tensor, rule: str
+) -> Tensor:
+    """One step, `h' = h + w(u, a) * (n - h)`."""
+    u, n = gates(projected_B3H, h, weight_hh, bias_hh)
     return h + WRITE[rule](u, attention_B1) * (n - h)
 
 
