@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import lightning.pytorch as pl
@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from dien import runs
+from dien import runs, tracking
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
@@ -39,6 +39,7 @@ from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
 from dien.module import ClickModule
 from dien.ops import engine_for
+from dien.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -139,11 +140,12 @@ def _train_and_test(
     best, throughput = Best(run_dir / "checkpoints", cfg.objective), Throughput()
     step = read_checkpoint(resumed)["global_step"] if resumed else 0
     loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
-    trainer = _trainer(cfg, [throughput, best, Last(run_dir / "checkpoints")], loggers)
+    trainer = _trainer(cfg, [throughput, Telemetry(), best, Last(run_dir / "checkpoints")], loggers)
     _try_optimizer(module)
     if trainer.is_global_zero:
         _write_inputs(cfg, run_dir, data, module, trainer)
         say_what_runs(cfg, data, module, trainer.world_size)
+        tracking.begin(loggers, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
@@ -164,6 +166,7 @@ def _train_and_test(
     }
     if trainer.is_global_zero:
         runs.write_json(run_dir / "metrics.json", metrics)
+        tracking.conclude(loggers, run_dir, metrics)
         print_results(metrics, cfg.name)
         print_training(metrics)
         say(f"run folder: {run_dir}")
@@ -265,8 +268,7 @@ def _train(cfg: DictConfig) -> float:
         with mistakes_in_one_sentence("dien-train"):
             raise
     finally:
-        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:  # the next job of a sweep has its own
-            sys.modules["wandb"].finish()
+        tracking.finish(failed=sys.exc_info()[0] is not None)
         with contextlib.suppress(OSError):  # a run that never began leaves no empty folder behind
             Path(cfg.run_dir).rmdir()
 

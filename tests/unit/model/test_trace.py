@@ -10,6 +10,7 @@ from dien.model.trace import Trace, for_candidates, summarise, trace
 
 EVOLUTIONS = ["gru", "aigru", "agru", "augru", "augru_code"]
 LENGTHS = [4, 0, 1, 7, 2]
+WRITE = {"agru": lambda a, u: a.expand_as(u), "augru": lambda a, u: a * u, "augru_code": lambda a, u: a + u - a * u}
 
 
 def gru_gates(recurrence, x, h):
@@ -43,8 +44,7 @@ def by_hand(network, name, items, target, user):
     attention = attend(interests) if name != "gru" else [None] * len(interests)
     for x, a in zip(interests, attention, strict=True):
         u, n = gru_gates(network.evolution.recurrence, a * x if name == "aigru" else x, h)
-        w = {"agru": lambda: a.expand_as(u), "augru": lambda: a * u, "augru_code": lambda: a + u - a * u}
-        write = w.get(name, lambda: u)()
+        write = WRITE.get(name, lambda a, u: u)(a, u)
         h = (1 - write) * h + write * n
         evolved.append(h)
         evolved_gates.append(write)

@@ -1,0 +1,161 @@
+"""Figures of one run and of what happens inside its network; `dien.plots` draws comparisons of runs.
+
+Sized for a column of a paper. Series differ in colour (Okabe and Ito's, told apart by the colour-blind), in marker and
+in line style; matrices are shown in cividis, which also survives grey print.
+
+Axes: C candidate items, T history steps (oldest first), H hidden, V variants.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from dien import runs
+
+COLUMN = 3.4
+"""Width in inches of a column of a two-column paper."""
+WIDE = 7.0
+"""Width in inches of both columns."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+MARKERS = "osD^vPX"
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,
+    "savefig.dpi": 300,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of every figure of this module."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as what the suffix of `path` says: .png, .svg or .pdf; it exists whole or not at all."""
+    path, file = Path(path), io.BytesIO()
+    with style():
+        figure.savefig(file, format=path.suffix[1:])
+    runs.write_bytes(path, file.getvalue())
+
+
+def learning_curves(metrics_csv: Path) -> Figure:
+    """Losses by training step and validation AUC by epoch, of one run's `metrics.csv`."""
+    logged = pl.read_csv(metrics_csv, infer_schema_length=None)
+    # What is evaluated after training, the best epoch once more, comes under an epoch that was not trained.
+    trained = logged.filter(pl.col("epoch").is_in(logged.drop_nulls("train/loss")["epoch"].implode()))
+    with style():
+        figure = Figure(figsize=(WIDE, 2.0))
+        left, right = figure.subplots(1, 2)
+        losses = {"train/ctr_loss": "click loss", "train/aux_loss": "auxiliary loss"}
+        for k, (name, label) in enumerate(losses.items()):
+            if name in logged.columns:
+                rows = logged.drop_nulls(name)
+                left.plot(rows["step"], rows[name], LINES[k], color=COLOURS[k], label=label)
+        left.set(xlabel="training step (batches)", ylabel="loss (nats)")
+        left.legend()
+        metrics = {"val/auc": "AUC", "val/gauc": "GAUC"}
+        for k, (name, label) in enumerate(metrics.items()):
+            if name in logged.columns:
+                rows = trained.drop_nulls(name)
+                right.plot(rows["epoch"] + 1, rows[name], LINES[k], marker=MARKERS[k], color=COLOURS[k], label=label)
+        right.set(xlabel="epochs of training", ylabel="validation AUC, GAUC")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.legend()
+    return figure
+
+
+def attention_map(attention_CT: NDArray[np.float32], steps: Sequence[str], candidates: Sequence[str]) -> Figure:
+    """Attention over one history, a row a candidate; the colour starts at 0 and ends at the largest attention."""
+    count, length = attention_CT.shape
+    with style():
+        width = min(max(COLUMN, 1.2 + 0.16 * length), 1.5 * WIDE)
+        figure = Figure(figsize=(width, 1.0 + 0.2 * count + 0.055 * max(map(len, steps), default=0)))
+        axes = figure.subplots()
+        image = axes.imshow(attention_CT, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+        axes.set_xticks(range(length), steps, rotation=90, fontsize=6)
+        axes.set_yticks(range(count), candidates)
+        axes.set(xlabel="history, oldest first", ylabel="candidate (click probability)")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.05)
+        bar.set_label("attention (sums to 1)")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def principal_paths(
+    states_CTH: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Paths [C, T + 1, 2] of hidden states from their common start 0, in the first two principal components of all.
+
+    Returns:
+        The paths, and the shares of the variance that the two components hold.
+    """
+    count, _, hidden = states_CTH.shape
+    from_zero = np.concatenate([np.zeros((count, 1, hidden), states_CTH.dtype), states_CTH], 1)
+    centred = (from_zero - from_zero.mean((0, 1))).reshape(-1, hidden)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    power = singular**2 / max(float((singular**2).sum()), np.finfo(np.float32).tiny)
+    return (centred @ directions[:2].T).reshape(count, -1, 2), power[:2]
+
+
+def state_paths(states_CTH: NDArray[np.float32], candidates: Sequence[str]) -> Figure:
+    """Where the hidden state goes along one history, a path a candidate (figure 3 of the paper)."""
+    paths, power = principal_paths(states_CTH)
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.6 + 0.13 * len(candidates)))
+        axes = figure.subplots()
+        for k, (name, path) in enumerate(zip(candidates, paths, strict=True)):
+            colour, line = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)]
+            axes.plot(*path.T, linestyle=line, color=colour, linewidth=0.9, alpha=0.9)
+            axes.plot(*path[1:].T, ".", color=colour, markersize=2)
+            axes.plot(*path[-1], MARKERS[k % len(MARKERS)], color=colour, markersize=5, label=name, linestyle=line)
+        axes.plot(*paths[0, 0], "*", color="black", markersize=7, label="start (state 0)")
+        axes.set(xlabel=f"component 1 ({power[0]:.0%} of variance)", ylabel=f"component 2 ({power[1]:.0%} of variance)")
+        axes.margins(0.06)
+        figure.legend(loc="outside lower center", ncols=1, handlelength=2.5)
+    return figure
+
+
+def lines_over_time(series: Mapping[str, NDArray[np.float32]], ylabel: str, *, bottom: float | None = 0.0) -> Figure:
+    """One value a step of history and line; steps are counted back from the newest, which is 0."""
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.0 + 0.13 * ((len(series) + 1) // 2)))
+        axes = figure.subplots()
+        draw_over_time(axes, series)
+        axes.set(xlabel="step of the history (0 = newest)", ylabel=ylabel)
+        if bottom is not None:
+            axes.set_ylim(bottom=bottom)
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.5)
+    return figure
+
+
+def draw_over_time(axes: Axes, series: Mapping[str, NDArray[np.float32]]) -> None:
+    """The lines of `lines_over_time`, into axes."""
+    for k, (name, values) in enumerate(series.items()):
+        steps = np.arange(1 - len(values), 1)
+        axes.plot(steps, values, linestyle=LINES[k % len(LINES)], color=COLOURS[k % len(COLOURS)], label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,126 @@
+"""What a run logs of itself beside losses and metrics: gradients, speed, embeddings, and what the attention does.
+
+Everything goes to `metrics.csv` and to every other logger, and takes well under 1 % of the training time: the
+gradient's norm only on the steps that are logged, the rest once an epoch.
+"""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch import callbacks
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dien.batch import Batch
+from dien.data.datamodule import DataModule
+from dien.data.dataset import RowBatch
+from dien.model.features import FeatureEmbedding
+from dien.model.trace import summarise, trace
+from dien.module import ClickModule
+
+TRACED_ROWS = 128
+"""Rows of validation that are traced after every epoch, always the same ones, spread over the whole split."""
+
+
+class Telemetry(callbacks.Callback):
+    """Logs, beside what `ClickModule` does:
+
+    - `train/gradient_norm`, before clipping, every `trainer.log_every_n_steps` steps;
+    - each epoch `train/samples_per_second` and `train/data_wait`, the share of the training time between the end of
+      one step and the beginning of the next: waiting for data, and the trainer's own few microseconds;
+    - each epoch `train/item_embedding_norm` and `train/user_embedding_norm`, the mean length of an embedding;
+    - each validation `val/attention_entropy`, `val/update_gate` and `val/interest_update_gate`, see
+      `dien.model.trace.Summary`, of `TRACED_ROWS` rows; those that the network has.
+    """
+
+    def __init__(self) -> None:
+        self._clock = _Clock()
+        self._traced: Batch | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = _Clock()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self._clock.begin_step()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            pl_module.log("train/gradient_norm", gradient_norm(pl_module))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._clock.end_step(len(batch.label_B))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":  # what is evaluated after training has been traced already
+            return
+        assert isinstance(pl_module, ClickModule)
+        summary = summarise(trace(pl_module.network, self._rows(trainer, pl_module)))
+        told = {f"val/{name}": value for name, value in summary._asdict().items() if value is not None}
+        pl_module.log_dict(told, rank_zero_only=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock.resume()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        norms = {f"train/{name}_norm": norm for name, norm in embedding_norms(pl_module).items()}
+        pl_module.log_dict(norms | self._clock.told(), rank_zero_only=True)
+
+    def _rows(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Batch:
+        if self._traced is None:
+            data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+            rows = data.rows("val")
+            chosen = np.unique(np.linspace(0, len(rows) - 1, TRACED_ROWS).astype(np.int64))
+            self._traced = Batch(*(field.to(pl_module.device) for field in rows[RowBatch(0, chosen)]))
+        return self._traced
+
+
+class _Clock:
+    """Where the time of an epoch goes; validation counts as nothing."""
+
+    def __init__(self) -> None:
+        self.rows, self.waited, self.worked = 0, 0.0, 0.0
+        self._last = time.perf_counter()
+
+    def begin_step(self) -> None:
+        self.waited += self._lap()
+
+    def end_step(self, rows: int) -> None:
+        self.rows += rows
+        self.worked += self._lap()
+
+    def resume(self) -> None:
+        self._last = time.perf_counter()
+
+    def told(self) -> dict[str, float]:
+        seconds = self.waited + self.worked
+        return {"train/samples_per_second": self.rows / seconds, "train/data_wait": self.waited / seconds}
+
+    def _lap(self) -> float:
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """The 2-norm of all gradients of a module as one vector, sparse ones included; 0 if there is none."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    return torch.nn.utils.get_total_norm(values)
+
+
+@torch.no_grad()
+def embedding_norms(module: nn.Module) -> dict[str, Tensor]:
+    """Mean 2-norm of the rows of every embedding table, by name: `item_embedding`, `user_embedding`."""
+    return {
+        f"{name.rpartition('.')[2]}_embedding": embedding.weight.norm(dim=1).mean()
+        for name, embedding in module.named_modules()
+        if isinstance(embedding, FeatureEmbedding) and len(embedding.weight)
+    }
