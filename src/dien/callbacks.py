@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from dien.batch import Batch
 from dien.errors import check_at_least, check_choice
+from dien.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class Progress(callbacks.RichProgressBar):
             leave=False, theme=RichProgressBarTheme(metrics_format=".4f"), console_kwargs={"file": sys.stderr}
         )
         self.on_terminal = sys.stderr.isatty()
+        self._start, self._first_step = 0.0, 0
         if not self.on_terminal:
             self.disable()
 
@@ -116,7 +119,23 @@ class Progress(callbacks.RichProgressBar):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         metrics = {name: f"{trainer.callback_metrics[name]:.4f}" for name in OBJECTIVES}
-        log.info("epoch %d: %s", trainer.current_epoch, ", ".join(f"{k} {v}" for k, v in metrics.items()))
+        log.info(
+            "epoch %d: %s%s",
+            trainer.current_epoch,
+            ", ".join(f"{k} {v}" for k, v in metrics.items()),
+            self._time_left(trainer),
+        )
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._start, self._first_step = time.monotonic(), trainer.global_step
+
+    def _time_left(self, trainer: pl.Trainer) -> str:
+        """At the pace so far, validation included; nothing if it ends now, or nobody knows when."""
+        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        left = (steps - trainer.global_step) * (time.monotonic() - self._start) / max(done, 1)
+        return f", at most {duration(left)} left" if 0 < left < math.inf else ""
 
 
 class RunCSV(CSVLogger):

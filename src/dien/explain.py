@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -30,7 +29,7 @@ from dien.model.trace import Trace, trace
 CANDIDATES = 5
 """How many items are compared if none is named."""
 _PLAUSIBLE_SECONDS = (100_000_000, 10_000_000_000)
-"""Timestamps in between, from 1973 to 2286, are read as seconds since 1970; others are shown as the numbers they are."""
+"""Timestamps in between, from 1973 to 2286, are read as seconds since 1970; others are shown as they are."""
 
 
 class Explanation(NamedTuple):

@@ -14,7 +14,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -41,7 +40,6 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
     "savefig.dpi": 300,
 }
 
@@ -140,22 +138,73 @@ def state_paths(states_CTH: NDArray[np.float32], candidates: Sequence[str]) -> F
     return figure
 
 
-def lines_over_time(series: Mapping[str, NDArray[np.float32]], ylabel: str, *, bottom: float | None = 0.0) -> Figure:
-    """One value a step of history and line; steps are counted back from the newest, which is 0."""
+def lines_over_time(series: Mapping[str, NDArray[np.float32]], ylabel: str, *, logarithmic: bool = False) -> Figure:
+    """One value a step of history and line, from 0 up or on a logarithmic axis; steps count back from the newest, 0."""
     with style():
         figure = Figure(figsize=(COLUMN, 2.0 + 0.13 * ((len(series) + 1) // 2)))
         axes = figure.subplots()
-        draw_over_time(axes, series)
+        for k, (name, values) in enumerate(series.items()):
+            steps = np.arange(1 - len(values), 1)
+            axes.plot(steps, values, linestyle=LINES[k % len(LINES)], color=COLOURS[k % len(COLOURS)], label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step of the history (0 = newest)", ylabel=ylabel)
-        if bottom is not None:
-            axes.set_ylim(bottom=bottom)
+        if logarithmic:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=2, handlelength=2.5)
     return figure
 
 
-def draw_over_time(axes: Axes, series: Mapping[str, NDArray[np.float32]]) -> None:
-    """The lines of `lines_over_time`, into axes."""
-    for k, (name, values) in enumerate(series.items()):
-        steps = np.arange(1 - len(values), 1)
-        axes.plot(steps, values, linestyle=LINES[k % len(LINES)], color=COLOURS[k % len(COLOURS)], label=name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def popularity(clicks_R: NDArray[np.int64]) -> Figure:
+    """Clicks of every item against its rank, both logarithmic: a straight line is a power law."""
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.2))
+        axes = figure.subplots()
+        sorted_R = np.sort(clicks_R[clicks_R > 0])[::-1]
+        axes.loglog(np.arange(1, len(sorted_R) + 1), sorted_R, ".", color=COLOURS[0], markersize=2)
+        axes.set(xlabel="rank of the item", ylabel="clicks")
+        axes.grid(linewidth=0.3, alpha=0.5)
+    return figure
+
+
+def distributions(
+    values: Mapping[str, NDArray[np.int64]], xlabel: str, *, logarithmic: bool = False, bins: int = 30
+) -> Figure:
+    """Histograms as shares of each series, a line a series; on a logarithmic axis the values must be positive."""
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.2))
+        axes = figure.subplots()
+        everything = np.concatenate([series.astype(float) for series in values.values()])
+        low, high = float(everything.min()), float(everything.max())
+        if logarithmic:
+            edges = np.geomspace(low, high, bins + 1)
+            axes.set_xscale("log")
+        else:  # bins of whole width: counts would beat against any other
+            width = max(1, round((high - low + 1) / bins))
+            edges = np.arange(low, high + width + 1, width) - 0.5
+        for k, (name, series) in enumerate(values.items()):
+            share, _ = np.histogram(series, edges)
+            axes.stairs(share / len(series), edges, color=COLOURS[k], linestyle=LINES[k], label=name, linewidth=1.1)
+        axes.set(xlabel=xlabel, ylabel="share")
+        if len(values) > 1:
+            axes.legend()
+    return figure
+
+
+def paired_differences(names: Sequence[str], differences: Sequence[tuple[float, float, float]], metric: str) -> Figure:
+    """Mean difference from a baseline and its interval (mean, low, high), a row a variant; 0 is the baseline."""
+    with style():
+        figure = Figure(figsize=(COLUMN, 0.7 + 0.22 * len(names)))
+        axes = figure.subplots()
+        for k, (mean, low, high) in enumerate(differences):
+            axes.errorbar(
+                [mean], [k], xerr=[[mean - low], [high - mean]], fmt="o", color=COLOURS[0], markersize=4, capsize=2
+            )
+        axes.axvline(0, color="0.5", linewidth=0.8, linestyle="--")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel(f"difference in {metric}, 95 % interval")
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    return figure

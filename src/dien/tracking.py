@@ -150,6 +150,8 @@ def conclude(loggers: Iterable[Logger], folder: Path, metrics: Mapping[str, floa
     from dien.figures import learning_curves  # matplotlib takes a second to load
 
     figures = {"learning_curves": learning_curves(folder / "metrics.csv")}
+    for figure in figures.values():
+        figure.set_dpi(200)
     for tracker in trackers:
         tracker.conclude(metrics, figures)
 

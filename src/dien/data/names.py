@@ -32,7 +32,8 @@ def item_features(prepared: Prepared, row_N: NDArray[np.int64]) -> pl.DataFrame:
         value_of = dict(zip(vocabulary["vocabulary_id"], vocabulary["value"].cast(pl.String), strict=True))
         entries_NM = column.values.numpy()[row_N].reshape(len(row_N), -1)
         columns[column.name] = [
-            ", ".join(value_of.get(entry, UNKNOWN_NAME) for entry in entries if entry) for entries in entries_NM.tolist()
+            ", ".join(value_of.get(entry, UNKNOWN_NAME) for entry in entries if entry)
+            for entries in entries_NM.tolist()
         ]
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
@@ -54,7 +55,9 @@ def row_of(prepared: Prepared, kind: str, raw_id: str) -> int:
     typed: Sequence[str] | Sequence[int] = [raw_id]
     if ids.dtype.is_integer():
         if not raw_id.removeprefix("-").isdecimal():
-            raise DataError(f"--{kind} {raw_id}: the {kind} ids of {prepared.name} are whole numbers, such as {ids[0]}.")
+            raise DataError(
+                f"--{kind} {raw_id}: the {kind} ids of {prepared.name} are whole numbers, such as {ids[0]}."
+            )
         typed = [int(raw_id)]
     row = int((prepared.item_rows if kind == "item" else prepared.user_rows)(typed)[0])
     if row < FIRST_ID:

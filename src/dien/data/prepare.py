@@ -48,6 +48,7 @@ from dien.data.storage import (
 )
 from dien.data.vocabulary import rows_of, sorted_ids, write_table
 from dien.errors import DataError
+from dien.progress import stage, stages
 from dien.tables import FIRST_ID
 
 
@@ -78,10 +79,12 @@ def prepare(
     fingerprint = dataset_fingerprint(source, protocol)
     place = Path(folder) if folder is not None else cache_root(cache) / f"{name}-{fingerprint[:16]}"
     if not check_fingerprint(place, fingerprint):
-        log = validate(source.load())
-        with atomic_folder(place, fingerprint) as temporary:
-            description = {"name": name, "fingerprint": fingerprint}
-            _write(log, protocol, description | ({"input": dict(log.report)} if log.report else {}), temporary)
+        with stages(f"preparing {name}", 5):
+            stage("reading the log")
+            log = validate(source.load())
+            with atomic_folder(place, fingerprint) as temporary:
+                description = {"name": name, "fingerprint": fingerprint}
+                _write(log, protocol, description | ({"input": dict(log.report)} if log.report else {}), temporary)
     return place
 
 
@@ -92,6 +95,7 @@ def dataset_fingerprint(source: Source, protocol: Protocol) -> str:
 
 
 def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Path) -> None:
+    stage("sorting the events")
     item_ids = sorted_ids(log.events["item_id"], log.items)
     user_ids = sorted_ids(log.events["user_id"], log.users)
     items, users = len(item_ids) + FIRST_ID, len(user_ids) + FIRST_ID
@@ -99,6 +103,7 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
         raise DataError("The log has a single item, so nothing can be told from it: it needs at least two.")
     user_E, item_E, time_E, label_E, given = _sorted_events(log, item_ids, user_ids)
 
+    stage("histories and samples")
     click_E = np.ones(len(user_E), bool) if label_E is None else label_E == 1
     starts_E = unit_starts(user_E, time_E, protocol.ties)
     first_E = np.flatnonzero(starts_E)[np.cumsum(starts_E) - 1]
@@ -125,12 +130,14 @@ def _write(log: Log, protocol: Protocol, description: dict[str, Any], folder: Pa
         arrays["skip_item"] = item_E[~click_E]
         arrays["skip_offsets"] = _offsets(user_E[~click_E], users)
         arrays["event_skip_end"] = first_E - history_end_E  # events before the unit that are not clicks
+    stage("writing the arrays")
     for name, values in arrays.items():
         write_array(folder, name, values)
     references = {}
     if log.scores is not None:
         references["references"] = write_references(folder, log, arrays, item_ids)
 
+    stage("feature tables and checksums")
     item_count = np.bincount(item_E[part_E == TRAIN], minlength=items)
     user_count = np.bincount(user_E[part_E == TRAIN], minlength=users)
     distinct = np.bincount(arrays["user_keys"] // items)

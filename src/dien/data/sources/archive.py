@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from dien.cache import cache_root
 from dien.data.sources.reading import readable
 from dien.errors import DataError
+from dien.progress import downloading
 
 logger = logging.getLogger(__name__)
 
@@ -132,18 +130,13 @@ def _folder_beside(target: Path) -> Iterator[Path]:
 
 
 def _fetch(url: str, part: Path) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
-        with (
-            urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-            part.open("wb") as file,
-            Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        ):
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
             length = answer.headers.get("Content-Length", "")
-            task = progress.add_task(url.rpartition("/")[2], total=int(length) if length.isdecimal() else None)
-            while chunk := answer.read(1 << 16):
-                file.write(chunk)
-                progress.advance(task, len(chunk))
+            with downloading(url.rpartition("/")[2], int(length) if length.isdecimal() else None) as advance:
+                while chunk := answer.read(1 << 16):
+                    file.write(chunk)
+                    advance(len(chunk))
             if length.isdecimal() and file.tell() != int(length):
                 raise http.client.IncompleteRead(b"", int(length) - file.tell())
     except (OSError, http.client.HTTPException) as error:
