@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
@@ -131,7 +132,7 @@ def _time(time: int) -> str:
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" if low < time < high else str(time)
 
 
-def figure_of(explanation: Explanation) -> figures.Figure:
+def figure_of(explanation: Explanation) -> Figure:
     """The attention as a heat map, items by name."""
     names = item_names(explanation.prepared, explanation.candidate_C)
     notes = [", next" if item == explanation.next_item else "" for item in explanation.candidate_C]

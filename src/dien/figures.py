@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,15 +20,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dien import runs
+from dien.plots import COLOURS, COLUMN, MARKERS
 
-COLUMN = 3.4
-"""Width in inches of a column of a two-column paper."""
 WIDE = 7.0
-"""Width in inches of both columns."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-MARKERS = "osD^vPX"
+"""Width in inches of both columns of a page; `COLUMN` is that of one."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -100,7 +98,7 @@ def attention_map(attention_CT: NDArray[np.float32], steps: Sequence[str], candi
         axes.tick_params(length=0)
         bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.05)
         bar.set_label("attention (sums to 1)")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -25,7 +25,8 @@ from dien.model.steps import Steps
 
 DEMO = [
     "trainer.max_epochs=2",
-    "trainer.limit_train_batches=100",
+    "trainer.limit_train_batches=80",
+    "trainer.limit_val_batches=2",
     "schedule=constant",
     "optimizer.lr=0.01",
     "trainer.log_every_n_steps=5",

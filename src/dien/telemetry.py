@@ -51,7 +51,8 @@ class Telemetry(callbacks.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % every == 0:
             pl_module.log("train/gradient_norm", gradient_norm(pl_module))
 
     def on_train_batch_end(
@@ -71,7 +72,7 @@ class Telemetry(callbacks.Callback):
         self._clock.resume()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        norms = {f"train/{name}_norm": norm for name, norm in embedding_norms(pl_module).items()}
+        norms = {f"train/{name}_norm": float(norm) for name, norm in embedding_norms(pl_module).items()}
         pl_module.log_dict(norms | self._clock.told(), rank_zero_only=True)
 
     def _rows(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Batch:

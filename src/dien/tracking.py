@@ -3,6 +3,7 @@
 `metrics.csv` is always written. `logger=wandb`, `logger=tensorboard` and `logger=[wandb,tensorboard]` add to it.
 """
 
+import importlib
 import os
 import secrets
 import sys
@@ -87,7 +88,7 @@ class WandbRun(WandbLogger):
     def experiment(self) -> Any:
         import wandb
 
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and _leads():
             self._wandb_init["id"] = _id_of(self.folder)
             try:
                 super().experiment  # noqa: B018 - begins the run
@@ -117,7 +118,7 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, *, folder: str) -> None:
         try:
-            import tensorboard  # noqa: F401
+            importlib.import_module("tensorboard")
         except ModuleNotFoundError as error:
             raise ConfigError("logger=tensorboard needs its package: pip install tensorboard.") from error
         super().__init__(save_dir=folder, name="tensorboard", version="", default_hp_metric=False)
@@ -139,7 +140,7 @@ def begin(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
     """
     for logger in loggers:
         if isinstance(logger, Tracker):
-            logger.log_hyperparams(dict(config))  # type: ignore[attr-defined]
+            logger.log_hyperparams(dict(config))
 
 
 def conclude(loggers: Iterable[Logger], folder: Path, metrics: Mapping[str, float]) -> None:
@@ -160,6 +161,11 @@ def finish(*, failed: bool) -> None:
     """Close the W&B run of this process, if there is one: the next job of a sweep has its own."""
     if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
         sys.modules["wandb"].finish(exit_code=int(failed))
+
+
+def _leads() -> bool:
+    """Whether this is the process that logs, the first of several."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _id_of(folder: Path) -> str:

@@ -67,8 +67,8 @@ def quiet_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 class TestExecution:
     def test_ablation(self, dien_train, monkeypatch, tmp_path):
-        for model in (["model=base", "model.alpha=0"], ["model=dien", "model.alpha=0,1"]):
-            assert dien_train("-m", *TINY, *model, "seed=0,1", f"hydra.sweep.dir=sweep/{model[0]}") == 0
+        for number, model in enumerate((["model=base"], ["model=dien", "model.alpha=0,1"])):
+            assert dien_train("-m", *TINY, *model, "seed=0,1", f"hydra.sweep.dir=sweep/{number}") == 0
         monkeypatch.setenv("DIEN_RUNS", str(tmp_path / "sweep"))
         text, pictures = execute("ablation", tmp_path)
         means = {}
