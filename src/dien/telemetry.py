@@ -30,7 +30,8 @@ class Telemetry(callbacks.Callback):
 
     - `train/gradient_norm`, before clipping, every `trainer.log_every_n_steps` steps;
     - each epoch `train/samples_per_second` and `train/data_wait`, the share of the training time between the end of
-      one step and the beginning of the next: waiting for data, and the trainer's own few microseconds;
+      one step and the beginning of the next, by the clock of this process: waiting for data, and the trainer's own
+      few microseconds (a GPU may still be busy with the step before);
     - each epoch `train/item_embedding_norm` and `train/user_embedding_norm`, the mean length of an embedding;
     - each validation `val/attention_entropy`, `val/update_gate` and `val/interest_update_gate`, see
       `dien.model.trace.Summary`, of `TRACED_ROWS` rows; those that the network has.
@@ -39,9 +40,12 @@ class Telemetry(callbacks.Callback):
     def __init__(self) -> None:
         self._clock = _Clock()
         self._traced: Batch | None = None
+        self._step, self._every = 0, 1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = _Clock()
+        # Counted here from now on: to ask the trainer in every step costs as much as the norm itself.
+        self._step, self._every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -51,8 +55,8 @@ class Telemetry(callbacks.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % every == 0:
+        self._step += 1
+        if self._step % self._every == 0:
             pl_module.log("train/gradient_norm", gradient_norm(pl_module))
 
     def on_train_batch_end(

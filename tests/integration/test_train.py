@@ -222,19 +222,6 @@ def test_options_run(dien_train, small, overrides):
     assert metrics_of("run")["val/logloss"] > 0
 
 
-def test_wandb_offline_is_written_beside_the_csv(dien_train, small, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert dien_train(*small, "logger=wandb", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
-    assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
-    assert Path("run/metrics.csv").exists()
-
-
-def test_jobs_of_a_sweep_have_wandb_runs_of_their_own(dien_train, small, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert dien_train("-m", *small, "logger=wandb", "seed=0,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep") == 0
-    assert len(list(Path("sweep").glob("*/wandb/offline-run-*/*.wandb"))) == 2
-
-
 def test_quiet_is_quiet(dien_train, small, capsys):
     assert dien_train(*small, "callbacks=quiet", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
     printed = capsys.readouterr()

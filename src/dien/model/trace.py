@@ -84,7 +84,7 @@ def for_candidates(batch: Batch, row: int, target_C: Tensor) -> Batch:
     """One row of a batch once for every candidate item: the same user and history, C targets; labels are 0."""
     count = len(target_C)
     repeated = Batch(*(field[row].expand(count, *field.shape[1:]) for field in batch))
-    return repeated._replace(target_B=target_C, label_B=torch.zeros(count))
+    return repeated._replace(target_B=target_C, label_B=torch.zeros(count, device=target_C.device))
 
 
 class Summary(NamedTuple):
