@@ -3,8 +3,8 @@
     python scripts/benchmark_logging.py [OVERRIDES...]      such as logger=[wandb,tensorboard] logger.wandb.mode=offline
 
 Every hook of `dien.telemetry.Telemetry` and every `log_metrics` of a logger is timed inside an ordinary `dien-train` of
-one epoch. Times are CPU seconds of this process, so that a busy machine does not spoil them. What the first call of each
-takes (imports, opening files) is listed apart: it comes once a run, however long that is.
+one epoch. Times are CPU seconds of this process, so that a busy machine does not spoil them. What the first call of
+each takes (imports, opening files) is listed apart: it comes once a run, however long that is.
 """
 
 import sys
