@@ -29,9 +29,9 @@ class Telemetry(callbacks.Callback):
     """Logs, beside what `ClickModule` does:
 
     - `train/gradient_norm`, before clipping, every `trainer.log_every_n_steps` steps;
-    - each epoch `train/samples_per_second` and `train/data_wait`, the share of the training time between the end of
-      one step and the beginning of the next, by the clock of this process: waiting for data, and the trainer's own
-      few microseconds (a GPU may still be busy with the step before);
+    - each epoch `train/samples_per_second` (of all processes) and `train/data_wait`, the share of the training time
+      between the end of one step and the beginning of the next, by the clock of this process: waiting for data, and
+      the trainer's own few microseconds (a GPU may still be busy with the step before);
     - each epoch `train/item_embedding_norm` and `train/user_embedding_norm`, the mean length of an embedding;
     - each validation `val/attention_entropy`, `val/update_gate` and `val/interest_update_gate`, see
       `dien.model.trace.Summary`, of `TRACED_ROWS` rows; those that the network has.
@@ -62,7 +62,7 @@ class Telemetry(callbacks.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._clock.end_step(len(batch.label_B))
+        self._clock.end_step(len(batch.label_B) * trainer.world_size)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":  # what is evaluated after training has been traced already
