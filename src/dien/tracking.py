@@ -161,6 +161,7 @@ def finish(*, failed: bool) -> None:
     """Close the W&B run of this process, if there is one: the next job of a sweep has its own."""
     if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
         sys.modules["wandb"].finish(exit_code=int(failed))
+        sys.modules["wandb"].teardown(int(failed))  # on a busy machine `finish` can return before all is on disk
 
 
 def _leads() -> bool:
