@@ -1,0 +1,121 @@
+"""The clicks of users up to a time, from the prepared dataset or from a table.
+
+Axes: B impressions, N clicks of their histories (flat, oldest first), U users, E clicks (sorted by user and time).
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dien.data.dataset import Prepared
+from dien.data.sources.convert import TimeUnit, ids, labels, timestamps
+from dien.data.sources.reading import Dialect, read_columns
+from dien.errors import DataError
+from dien.impressions import names_in
+
+Ints = NDArray[np.int64]
+
+
+class Columns(NamedTuple):
+    """Names of columns in the user's table; None where there is no such column."""
+
+    user: str
+    item: str
+    time: str | None
+
+
+class Clock(NamedTuple):
+    """How the user's tables write times; see `dien.data.sources.table.Table`."""
+
+    format: str | None = None
+    unit: TimeUnit = "s"
+
+    def read(self, frame: pl.DataFrame, name: str) -> Ints:
+        """The column `name` as the prepared dataset counts time."""
+        return timestamps(frame, name, time_format=self.format, time_unit=self.unit).to_numpy().astype(np.int64)
+
+
+class Histories(Protocol):
+    """Whose clicks lie where: those of user row u are `item[offsets[u]:offsets[u + 1]]`, by time."""
+
+    def user(self, raw: pl.Series) -> Ints:
+        """Which of these histories is each user's, [B]; one that is always empty for an unknown user."""
+
+    def find(self, user_B: Ints, time_B: Ints | None, length: int) -> tuple[Ints, Ints]:
+        """Item rows [N] of the latest `length` clicks before each time (of all if None), and their numbers [B]."""
+
+
+class Clicks:
+    """Clicks as arrays: `offsets` [U + 1], `item` [E], `time` [E]."""
+
+    def __init__(self, offsets: Ints, item: NDArray[np.integer], time: NDArray[np.int64] | None) -> None:
+        self.offsets, self.item, self.time = offsets, item, time
+
+    def find(self, user_B: Ints, time_B: Ints | None, length: int) -> tuple[Ints, Ints]:
+        start_B, end_B = self.offsets[user_B], self.offsets[user_B + 1]
+        if time_B is not None:
+            assert self.time is not None
+            end_B = first_not_before(self.time, start_B, end_B, time_B)
+        start_B = np.maximum(start_B, end_B - length)
+        length_B = end_B - start_B
+        click_N = np.repeat(start_B - (np.cumsum(length_B) - length_B), length_B) + np.arange(length_B.sum())
+        return self.item[click_N].astype(np.int64), length_B
+
+
+class PreparedHistories(Clicks):
+    """The clicks of the prepared dataset; they stay on disk until they are touched."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared.click_offsets, prepared.click_item, prepared.click_time)
+        self._prepared = prepared
+
+    def user(self, raw: pl.Series) -> Ints:
+        return self._prepared.user_rows(raw)
+
+
+class TableHistories(Clicks):
+    """The clicks of a table that the user gives; a user whom the model does not know may have a history in it.
+
+    Raises:
+        DataError: the table cannot be read, lacks a column, or has no time where impressions have one.
+    """
+
+    def __init__(self, path: Path, columns: Columns, clock: Clock, prepared: Prepared) -> None:
+        wanted = {"user": columns.user, "item": columns.item}
+        wanted |= {} if columns.time is None else {"time": columns.time}
+        has_label = "label" in names_in(path)
+        rows = read_columns(
+            [path], wanted | ({"label": "label"} if has_label else {}), key="--history", dialect=Dialect()
+        )
+        if rows.is_empty():
+            raise DataError(f"{path}: the history is empty: there are no clicks in it.")
+        if has_label:  # an impression without a click is never history
+            rows = rows.filter(labels(rows, "label", threshold=None) == 1)
+        frame = pl.DataFrame({"user": ids(rows, "user").cast(pl.String), "item": ids(rows, "item")})
+        time = None if columns.time is None else clock.read(rows, "time")
+        frame = frame.with_columns(time=pl.Series(time if time is not None else np.zeros(len(frame), np.int64)))
+        frame = frame.sort("user", "time", maintain_order=True)
+        self._users = frame["user"].unique(maintain_order=True)
+        counts = frame.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
+        # History 0 is that of a user who has none.
+        offsets = np.concatenate([[0, 0], np.cumsum(counts)])
+        super().__init__(offsets, prepared.item_rows(frame["item"]), None if time is None else frame["time"].to_numpy())
+
+    def user(self, raw: pl.Series) -> Ints:
+        table = pl.DataFrame({"id": self._users, "row": np.arange(1, len(self._users) + 1)})
+        found = pl.DataFrame({"id": raw.cast(pl.String)}).join(table, on="id", how="left", maintain_order="left")
+        return found["row"].fill_null(0).to_numpy().astype(np.int64)
+
+
+def first_not_before(time: NDArray[np.int64], start_B: Ints, end_B: Ints, time_B: Ints) -> Ints:
+    """In each sorted stretch `time[start:end]`, the first position whose time is not before `time_B`; binary search."""
+    low_B, high_B = start_B.astype(np.int64), end_B.astype(np.int64)
+    while (open_B := low_B < high_B).any():
+        middle_B = (low_B + high_B) // 2
+        before_B = open_B & (time[np.where(open_B, middle_B, 0)] < time_B)
+        low_B = np.where(before_B, middle_B + 1, low_B)
+        high_B = np.where(open_B & ~before_B, middle_B, high_B)
+    return low_B

@@ -1,0 +1,277 @@
+"""`dien-predict RUN --input impressions.parquet --output scores.parquet`: a probability of a click for every row.
+
+Axes: B rows of a batch, T history steps.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dien.allocator import keep_freed_memory
+from dien.batch import Batch
+from dien.config import mistakes_in_one_sentence
+from dien.data.sources.convert import ids
+from dien.data.sources.reading import FILE, ROW
+from dien.errors import DataError, DienError, check_whole
+from dien.histories import Clock, Columns, Histories, PreparedHistories, TableHistories
+from dien.impressions import Writer, names_in, pieces
+from dien.runs.model import LoadedRun, load_model
+from dien.tables import UNKNOWN
+
+PIECE = 1 << 16
+"""Rows held in memory at a time, about."""
+USUAL = {"user_id": ("user_id", "user"), "item_id": ("item_id", "item"), "timestamp": ("timestamp", "time")}
+"""Names that columns go by where nothing else is said."""
+ADDED = ("score", "unknown_user", "unknown_item")
+
+
+class Counts(NamedTuple):
+    """What was scored."""
+
+    rows: int
+    unknown_users: int
+    unknown_items: int
+
+
+def predict(
+    run: str | Path,
+    *,
+    input: str | Path,
+    output: str | Path,
+    history: str | Path | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    checkpoint: str = "best.ckpt",
+    batch_size: int | None = None,
+) -> Counts:
+    """Score a table of (user, item[, time]) with the network of a run.
+
+    Each row is scored with its user's clicks strictly before its time, or all of them if the table has no time: the
+    latest `data.history_length` of the run, from its prepared dataset or from `history`. The output has the rows and
+    columns of the input, and `score`, `unknown_user`, `unknown_item`; it appears when it is whole.
+
+    Args:
+        run: a run folder.
+        input: Parquet, CSV or JSON lines, by suffix.
+        output: as `input`; both may differ in format.
+        history: a table of (user, item[, time[, label]]) to take the histories from instead.
+        user: name of the column of user ids; None for what the run's own log calls it, `user_id` or `user`.
+        item: of item ids, likewise.
+        time: of times, likewise; read as the run's log was read. Without such a column there is no time.
+        checkpoint: see `runs.load_model`.
+        batch_size: rows a forward pass; None for the run's `data.eval_batch_size`.
+
+    Raises:
+        DienError: for any mistake in the arguments, the run or the tables.
+    """
+    source, target = Path(input), Path(output)
+    _check_places(source, target)
+    names = names_in(source)
+    if taken := [name for name in ADDED if name in names]:
+        raise DataError(f"{source}: the column {taken[0]} is there already, and would be overwritten: rename it.")
+    loaded = load_model(run, checkpoint=checkpoint)
+    data, clock = loaded.data.data, _clock(loaded.config)
+    columns = _columns(loaded.config, source, names, Columns(user or "", item or "", time))
+    if history is None:
+        histories: Histories = PreparedHistories(data)
+    else:
+        theirs = _columns(loaded.config, Path(history), names_in(Path(history)), Columns(user or "", item or "", time))
+        if columns.time is not None and theirs.time is None:
+            raise DataError(f"{history}: there is no column of times, but {source} has {columns.time!r}.")
+        histories = TableHistories(Path(history), theirs, clock, data)
+    size = loaded.data.eval_batch_size if batch_size is None else batch_size
+    check_whole("--batch-size", size, 1)
+    return _run(loaded, histories, columns, clock, source, target, size)
+
+
+def _run(
+    loaded: LoadedRun, histories: Histories, columns: Columns, clock: Clock, source: Path, target: Path, size: int
+) -> Counts:
+    rows = users = items = 0
+    with Writer(target) as writer, _progress(source) as advance:
+        for frame, share in pieces(source, max(PIECE // size, 1) * size):
+            scored = _score(loaded, histories, columns, clock, frame, source, rows, size)
+            writer.write(scored)
+            rows += len(scored)
+            users += int(scored["unknown_user"].sum())
+            items += int(scored["unknown_item"].sum())
+            advance(rows, share)
+        if not rows:
+            raise DataError(f"{source}: there are no rows in it.")
+    return Counts(rows, users, items)
+
+
+def _score(
+    loaded: LoadedRun,
+    histories: Histories,
+    columns: Columns,
+    clock: Clock,
+    frame: pl.DataFrame,
+    source: Path,
+    before: int,
+    size: int,
+) -> pl.DataFrame:
+    """A piece of the input with its three new columns; `before` rows were read earlier."""
+    data = loaded.data.data
+    first = before + (2 if source.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else 1)
+    located = frame.with_columns(
+        pl.lit(str(source)).alias(FILE), pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias(ROW)
+    )
+    user_raw, item_raw = (_ids(located, name) for name in (columns.user, columns.item))
+    user_R, item_R = data.user_rows(user_raw), data.item_rows(item_raw)
+    time_R = None if columns.time is None else clock.read(_no_empty_text(located, columns.time), columns.time)
+    whose_R = histories.user(user_raw)
+    logits = []
+    for start in range(0, len(frame), size):
+        part = slice(start, start + size)
+        click_N, length_B = histories.find(
+            whose_R[part], None if time_R is None else time_R[part], loaded.data.history_length
+        )
+        batch = _batch(user_R[part], item_R[part], click_N, length_B)
+        with torch.inference_mode():
+            logits.append(loaded.network(batch).logit_B)
+    return frame.with_columns(
+        pl.Series("score", torch.cat(logits).sigmoid().numpy()),
+        pl.Series("unknown_user", user_R == UNKNOWN),
+        pl.Series("unknown_item", item_R == UNKNOWN),
+    )
+
+
+def _ids(located: pl.DataFrame, name: str) -> pl.Series:
+    """Ids as strings or integers; an empty one is nobody's."""
+    column = located[name]
+    if column.dtype == pl.Null:
+        return column.cast(pl.String)
+    if column.dtype.is_float() or column.null_count() == 0:
+        return ids(located, name)
+    filled = ids(located.filter(column.is_not_null()), name)
+    return pl.Series(name, [None] * len(column), dtype=filled.dtype).scatter(column.is_not_null().arg_true(), filled)
+
+
+def _no_empty_text(located: pl.DataFrame, name: str) -> pl.DataFrame:
+    return located.with_columns(pl.col(name).replace("", None)) if located[name].dtype == pl.String else located
+
+
+def _batch(
+    user_B: NDArray[np.int64], target_B: NDArray[np.int64], click_N: NDArray[np.int64], length_B: NDArray[np.int64]
+) -> Batch:
+    real_BT = np.arange(length_B.max(initial=0)) < length_B[:, None]
+    history_BT = np.zeros(real_BT.shape, np.int64)
+    history_BT[real_BT] = click_N
+    return Batch(
+        user_B=torch.from_numpy(user_B),
+        history_BT=torch.from_numpy(history_BT),
+        negative_BT=torch.zeros(history_BT.shape, dtype=torch.int64),
+        length_B=torch.from_numpy(length_B),
+        target_B=torch.from_numpy(target_B),
+        label_B=torch.zeros(len(user_B)),
+    )
+
+
+def _check_places(source: Path, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise DienError(f"{target} cannot be written: there is no folder {target.parent}.")
+    if target.is_dir():
+        raise DienError(f"{target} cannot be written: it is a folder.")
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file.")
+    if target.exists() and source.samefile(target):
+        raise DienError(f"--input and --output are the same file, {target}: name another output.")
+
+
+def _columns(config: DictConfig, path: Path, there: list[str], asked: Columns) -> Columns:
+    """Which columns hold users, items and times: as asked, else as in the run's log, else by the usual names."""
+    log = OmegaConf.to_container(config.data.source) if "source" in config.data else {}
+    own: dict[str, Any] = (log.get("columns") or {}) if isinstance(log, dict) else {}
+    found: list[str | None] = []
+    for key, name, option in zip(USUAL, asked, ("--user", "--item", "--time"), strict=True):
+        if name and name not in there:
+            raise DataError(f"{path}: there is no column {name!r} for {option}, only {', '.join(there)}.")
+        choices = [name] if name else [own.get(key), *USUAL[key]]
+        found.append(next((choice for choice in choices if choice in there), None))
+        if found[-1] is None and key != "timestamp":
+            wanted = ", ".join(str(choice) for choice in dict.fromkeys(choices) if choice)
+            raise DataError(
+                f"{path}: none of its columns {', '.join(there)} is called {wanted}: say with {option} which it is."
+            )
+    return Columns(str(found[0]), str(found[1]), found[2])
+
+
+def _clock(config: DictConfig) -> Clock:
+    source = config.data.get("source") or {}
+    return Clock(source.get("time_format"), source.get("time_unit") or "s")
+
+
+@contextmanager
+def _progress(path: Path) -> Iterator[Any]:
+    """`advance(rows, share)`: a bar on a terminal, else a line every ten seconds."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        text = TextColumn("{task.description} {task.fields[rows]:,} rows")
+        with Progress(
+            text, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+        ) as bar:
+            task = bar.add_task(path.name, total=1.0, rows=0)
+            yield lambda rows, share: bar.update(task, completed=share, rows=rows)
+        return
+    said = time.monotonic()
+
+    def line(rows: int, share: float) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 10:
+            said = time.monotonic()
+            print(f"{path.name}: {rows:,} rows, {share:.0%}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def main() -> None:
+    """`dien-predict`"""
+    parser = argparse.ArgumentParser(prog="dien-predict", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", metavar="RUN", help="a run folder of dien-train")
+    tables = "Parquet, CSV or JSON lines, by suffix; text also .gz"
+    parser.add_argument("--input", required=True, metavar="FILE", help=f"rows of (user, item[, time]): {tables}")
+    parser.add_argument("--output", required=True, metavar="FILE", help="its rows and columns, with score: as --input")
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="clicks of (user, item[, time]) to take histories from, instead of the prepared dataset of the run",
+    )
+    parser.add_argument("--user", metavar="COLUMN", help="of user ids, if not that of the run's log, user_id or user")
+    parser.add_argument("--item", metavar="COLUMN", help="of item ids, likewise item_id or item")
+    parser.add_argument(
+        "--time", metavar="COLUMN", help="of times, likewise timestamp or time; without one the whole history counts"
+    )
+    parser.add_argument(
+        "--checkpoint", default="best.ckpt", metavar="NAME", help="in checkpoints/ (default: best.ckpt)"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="ROWS", help="of a forward pass (default: the run's)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    options = vars(parser.parse_args())
+    with mistakes_in_one_sentence("dien-predict"):
+        threads = options.pop("threads")
+        check_whole("--threads", threads, 1)
+        torch.set_num_threads(threads)
+        keep_freed_memory()
+        counts = predict(options.pop("run"), **options)
+        print(
+            f"{counts.rows:,} rows scored ({counts.unknown_users:,} of unknown users, {counts.unknown_items:,} of "
+            f"unknown items): {options['output']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

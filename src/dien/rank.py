@@ -1,0 +1,248 @@
+"""Ranking many candidates for one user: `Ranker.load(run).rank(history, candidates, top=10)`.
+
+Axes: N clicks of a history (at most the run's `data.history_length`), C candidates, D item vector, H hidden.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dien.data.dataset import Prepared
+from dien.errors import DataError, check_whole
+from dien.model import candidates as shared
+from dien.model.steps import Steps
+from dien.runs.model import load_model
+from dien.tables import FIRST_ID, UNKNOWN
+
+Id = str | int
+
+
+class Scored(NamedTuple):
+    """A candidate and the probability of a click on it."""
+
+    item: Id
+    score: float
+
+
+class State(NamedTuple):
+    """What a ranker knows of a user: the window of clicks that histories keep, and what they came to.
+
+    It is small (a few vectors a click), never changed in place, and belongs to one model.
+    """
+
+    user: Tensor
+    """int64 [1], row of the user; 1 is unknown."""
+    item_N: Tensor
+    """int64 [N], rows of the clicked items, oldest first."""
+    history_ND: Tensor
+    """Their vectors."""
+    interest_NH: Tensor | None
+    """The extractor's states; None for a network without one."""
+    model: str
+    """Which model it belongs to."""
+
+    def to_bytes(self) -> bytes:
+        """To be kept elsewhere: tensors and a name, read by `Ranker.from_bytes` without running anything in it."""
+        tensors = {"user": self.user, "item": self.item_N, "history": self.history_ND}
+        if self.interest_NH is not None:
+            tensors["interest"] = self.interest_NH
+        return safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata={"model": self.model})
+
+
+class Ids:
+    """From raw ids to rows of a feature table; fast for a few, where `Prepared.item_rows` is for many."""
+
+    def __init__(self, ids: pl.Series) -> None:
+        self.text = ids.dtype == pl.String
+        self.row_of: dict[Id, int] = dict(zip(ids.to_list(), range(FIRST_ID, FIRST_ID + len(ids)), strict=True))
+
+    def rows(self, raw: Iterable[Any]) -> list[int]:
+        """Rows of raw ids, 1 for an unknown one; 7 and "7" are the same id."""
+        find = self.row_of.get
+        return [find(one if type(one) is self._type else self._own(one), UNKNOWN) for one in raw]  # type: ignore[arg-type]
+
+    @property
+    def _type(self) -> type:
+        return str if self.text else int
+
+    def _own(self, raw: object) -> Id | None:
+        """The id in the type that the log has."""
+        if isinstance(raw, bool | float) or not isinstance(raw, Hashable):
+            return None
+        if self.text:
+            return str(raw)
+        try:
+            return int(raw)  # type: ignore[call-overload,no-any-return]
+        except (TypeError, ValueError):
+            return None
+
+
+class Ranker:
+    """Scores many candidates of a user, whose history is computed once.
+
+    Equal to scoring every (history, candidate) pair by itself, to the last digits of float32. Histories keep their
+    latest `history_length` clicks, as in training.
+
+    Args:
+        network: in evaluation mode.
+        data: what it was trained on, for the ids.
+        history_length: the run's.
+        model: a name of the weights, which states carry.
+    """
+
+    def __init__(self, network: nn.Module, data: Prepared, *, history_length: int, model: str) -> None:
+        check_whole("history_length", history_length, 1)
+        self.network, self.history_length, self.model = network.eval(), history_length, model
+        self.items, self.users = Ids(data.item_ids()), Ids(data.user_ids())
+        self.device = next(network.parameters()).device
+
+    @classmethod
+    def load(cls, run: str | Path, *, checkpoint: str = "best.ckpt") -> Self:
+        """The ranker of a run folder.
+
+        Raises:
+            DienError: see `runs.load_model`.
+        """
+        loaded = load_model(run, checkpoint=checkpoint)
+        return cls(
+            loaded.network, loaded.data.data, history_length=loaded.data.history_length, model=_name(loaded.network)
+        )
+
+    def state(self, history: Sequence[Id], *, user: Id | None = None) -> State:
+        """The state after a history of raw item ids, oldest first; unknown items count as the unknown item."""
+        return self.states([history], users=[user])[0]
+
+    @torch.inference_mode()
+    def states(self, histories: Sequence[Sequence[Id]], *, users: Sequence[Id | None] | None = None) -> list[State]:
+        """The states of several histories, whose interests are computed in one scan."""
+        rows = self.users.rows(users if users is not None else [None] * len(histories))
+        kept = [self.items.rows(history[-self.history_length :]) for history in histories]
+        return self._states(rows, [torch.tensor(one, dtype=torch.int64, device=self.device) for one in kept])
+
+    def _states(self, users: Sequence[int], items: Sequence[Tensor]) -> list[State]:
+        lengths = [len(item_N) for item_N in items]
+        length_B = torch.tensor(lengths, dtype=torch.int64, device=self.device)
+        history_SD = self.network.item(torch.cat(list(items))) if self._embeds else torch.zeros(sum(lengths), 0)
+        interest_SH = shared.interests(self.network, history_SD, Steps.of(length_B, max(lengths, default=0)))
+        interests = [None] * len(items) if interest_SH is None else interest_SH.split(lengths)
+        return [
+            State(torch.tensor([user], device=self.device), item_N, history_ND, interest_NH, self.model)
+            for user, item_N, history_ND, interest_NH in zip(
+                users, items, history_SD.split(lengths), interests, strict=True
+            )
+        ]
+
+    @torch.inference_mode()
+    def update(self, state: State, event: Id) -> State:
+        """The state after one more click: one step of the extractor.
+
+        The extractor starts at the oldest click that is kept. While the window has room this is one step; when it
+        is full its oldest click leaves, every later state changes with it, and the window is computed anew. Either
+        way the result is that of `state` on the whole history.
+        """
+        self._check(state)
+        row = torch.tensor(self.items.rows([event]), device=self.device)
+        item_N = torch.cat([state.item_N, row])
+        if len(item_N) > self.history_length or not self._embeds:
+            return self._states([int(state.user)], [item_N[-self.history_length :]])[0]
+        new_1D = self.network.item(row)
+        interest_NH = state.interest_NH
+        if interest_NH is not None:
+            before_1H = interest_NH[-1:] if len(interest_NH) else interest_NH.new_zeros(1, interest_NH.shape[1])
+            new_1H = shared.interests(self.network, new_1D, Steps.of(torch.ones_like(row), 1), before_1H)
+            assert new_1H is not None
+            interest_NH = torch.cat([interest_NH, new_1H])
+        return state._replace(item_N=item_N, history_ND=torch.cat([state.history_ND, new_1D]), interest_NH=interest_NH)
+
+    def rank(
+        self, history: Sequence[Id] | State, candidates: Sequence[Id], *, top: int | None = None, user: Id | None = None
+    ) -> list[Scored]:
+        """The `top` candidates (all if None) by falling probability of a click; equal ones keep their order.
+
+        Args:
+            history: raw ids of clicked items, oldest first; or a state.
+            candidates: raw ids; unknown ones are scored as the unknown item, see `known`.
+            top: K, at least 1.
+            user: raw id of the user, unless `history` is a state.
+        """
+        if top is not None:
+            check_whole("top", top, 1)
+        score_C = self.score(history, candidates, user=user)
+        order = np.argsort(-score_C, kind="stable")[:top]
+        return [Scored(candidates[place], float(score_C[place])) for place in order]
+
+    @torch.inference_mode()
+    def score(
+        self, history: Sequence[Id] | State, candidates: Sequence[Id], *, user: Id | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities [C] of a click, in the order of the candidates."""
+        state = history if isinstance(history, State) else self.state(history, user=user)
+        self._check(state)
+        target_C = torch.tensor(self.items.rows(candidates), dtype=torch.int64, device=self.device)
+        if not len(target_C):
+            return np.zeros(0, np.float32)
+        if shared.shares(self.network):
+            common = shared.share(self.network, state.user, state.history_ND, state.interest_NH)  # type: ignore[arg-type]
+            logit_C = shared.score(self.network, common, self.network.item(target_C))  # type: ignore[arg-type]
+        else:
+            logit_C = shared.score_pairs(self.network, state.user, state.item_N, target_C)
+        scores: NDArray[np.float32] = logit_C.sigmoid().cpu().numpy()
+        return scores
+
+    def known(self, items: Sequence[Id]) -> list[bool]:
+        """Which raw item ids the model's data have."""
+        return [row != UNKNOWN for row in self.items.rows(items)]
+
+    def from_bytes(self, data: bytes) -> State:
+        """A state that `State.to_bytes` wrote.
+
+        Raises:
+            DataError: the bytes are damaged, or are a state of another model.
+        """
+        try:
+            with_names = safetensors.torch.load(data)
+            name = _metadata(data).get("model")
+            state = State(
+                with_names["user"], with_names["item"], with_names["history"], with_names.get("interest"), str(name)
+            )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise DataError("these bytes are not a saved user state: they are damaged.") from error
+        self._check(state)
+        return state
+
+    @property
+    def _embeds(self) -> bool:
+        """The authors' networks embed by themselves, and have nothing that could be kept."""
+        return hasattr(self.network, "embed")
+
+    def _check(self, state: State) -> None:
+        if state.model != self.model:
+            raise DataError(f"the user state is of the model {state.model}, not of {self.model}: compute it anew.")
+
+
+def _name(network: nn.Module) -> str:
+    """Which weights these are: a hash of them all."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The `__metadata__` of a safetensors file in memory."""
+    import json
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found: dict[str, str] = header.get("__metadata__", {})
+    return found
