@@ -3,6 +3,8 @@
 Axes: N clicks of a history (at most the run's `data.history_length`), C candidates, D item vector, H hidden.
 """
 
+import hashlib
+import json
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dien.data.dataset import Prepared
 from dien.errors import DataError, check_whole
 from dien.model import candidates as shared
+from dien.model.baselines import DIN
+from dien.model.dien import DIEN, ClickNetwork
 from dien.model.steps import Steps
 from dien.runs.model import load_model
 from dien.tables import FIRST_ID, UNKNOWN
@@ -62,25 +65,25 @@ class Ids:
 
     def __init__(self, ids: pl.Series) -> None:
         self.text = ids.dtype == pl.String
-        self.row_of: dict[Id, int] = dict(zip(ids.to_list(), range(FIRST_ID, FIRST_ID + len(ids)), strict=True))
+        self.row_of: dict[object, int] = dict(zip(ids.to_list(), range(FIRST_ID, FIRST_ID + len(ids)), strict=True))
 
     def rows(self, raw: Iterable[Any]) -> list[int]:
         """Rows of raw ids, 1 for an unknown one; 7 and "7" are the same id."""
-        find = self.row_of.get
-        return [find(one if type(one) is self._type else self._own(one), UNKNOWN) for one in raw]  # type: ignore[arg-type]
+        find, own = self.row_of.get, self._own
+        return [find(one if type(one) is self._type else own(one), UNKNOWN) for one in raw]
 
     @property
     def _type(self) -> type:
         return str if self.text else int
 
-    def _own(self, raw: object) -> Id | None:
+    def _own(self, raw: object) -> object:
         """The id in the type that the log has."""
         if isinstance(raw, bool | float) or not isinstance(raw, Hashable):
             return None
         if self.text:
             return str(raw)
         try:
-            return int(raw)  # type: ignore[call-overload,no-any-return]
+            return int(raw)  # type: ignore[call-overload]
         except (TypeError, ValueError):
             return None
 
@@ -93,15 +96,17 @@ class Ranker:
 
     Args:
         network: in evaluation mode.
-        data: what it was trained on, for the ids.
+        item_ids: raw ids of the item rows from row 2 on, as `Prepared.item_ids` gives them.
+        user_ids: of the user rows, likewise.
         history_length: the run's.
-        model: a name of the weights, which states carry.
     """
 
-    def __init__(self, network: nn.Module, data: Prepared, *, history_length: int, model: str) -> None:
+    def __init__(self, network: nn.Module, *, item_ids: pl.Series, user_ids: pl.Series, history_length: int) -> None:
         check_whole("history_length", history_length, 1)
-        self.network, self.history_length, self.model = network.eval(), history_length, model
-        self.items, self.users = Ids(data.item_ids()), Ids(data.user_ids())
+        self.network, self.history_length = network.eval(), history_length
+        self.items, self.users = Ids(item_ids), Ids(user_ids)
+        self.model = _name(network)
+        """Which weights these are; states carry it."""
         self.device = next(network.parameters()).device
 
     @classmethod
@@ -113,7 +118,10 @@ class Ranker:
         """
         loaded = load_model(run, checkpoint=checkpoint)
         return cls(
-            loaded.network, loaded.data.data, history_length=loaded.data.history_length, model=_name(loaded.network)
+            loaded.network,
+            item_ids=loaded.data.data.item_ids(),
+            user_ids=loaded.data.data.user_ids(),
+            history_length=loaded.data.history_length,
         )
 
     def state(self, history: Sequence[Id], *, user: Id | None = None) -> State:
@@ -128,9 +136,11 @@ class Ranker:
         return self._states(rows, [torch.tensor(one, dtype=torch.int64, device=self.device) for one in kept])
 
     def _states(self, users: Sequence[int], items: Sequence[Tensor]) -> list[State]:
+        if not items:
+            return []
         lengths = [len(item_N) for item_N in items]
         length_B = torch.tensor(lengths, dtype=torch.int64, device=self.device)
-        history_SD = self.network.item(torch.cat(list(items))) if self._embeds else torch.zeros(sum(lengths), 0)
+        history_SD = self._vectors(torch.cat(list(items)))
         interest_SH = shared.interests(self.network, history_SD, Steps.of(length_B, max(lengths, default=0)))
         interests = [None] * len(items) if interest_SH is None else interest_SH.split(lengths)
         return [
@@ -151,9 +161,9 @@ class Ranker:
         self._check(state)
         row = torch.tensor(self.items.rows([event]), device=self.device)
         item_N = torch.cat([state.item_N, row])
-        if len(item_N) > self.history_length or not self._embeds:
+        if len(item_N) > self.history_length:
             return self._states([int(state.user)], [item_N[-self.history_length :]])[0]
-        new_1D = self.network.item(row)
+        new_1D = self._vectors(row)
         interest_NH = state.interest_NH
         if interest_NH is not None:
             before_1H = interest_NH[-1:] if len(interest_NH) else interest_NH.new_zeros(1, interest_NH.shape[1])
@@ -186,15 +196,17 @@ class Ranker:
         """Probabilities [C] of a click, in the order of the candidates."""
         state = history if isinstance(history, State) else self.state(history, user=user)
         self._check(state)
-        target_C = torch.tensor(self.items.rows(candidates), dtype=torch.int64, device=self.device)
-        if not len(target_C):
+        row_C = torch.tensor(self.items.rows(candidates), dtype=torch.int64, device=self.device)
+        if not len(row_C):
             return np.zeros(0, np.float32)
-        if shared.shares(self.network):
-            common = shared.share(self.network, state.user, state.history_ND, state.interest_NH)  # type: ignore[arg-type]
-            logit_C = shared.score(self.network, common, self.network.item(target_C))  # type: ignore[arg-type]
+        target_C, place_C = row_C.unique(return_inverse=True)  # what is asked twice, or is unknown, is scored once
+        network = self.network
+        if isinstance(network, DIEN | DIN):
+            common = shared.share(network, state.user, state.history_ND, state.interest_NH)
+            logit_C = shared.score(network, common, network.item(target_C))
         else:
-            logit_C = shared.score_pairs(self.network, state.user, state.item_N, target_C)
-        scores: NDArray[np.float32] = logit_C.sigmoid().cpu().numpy()
+            logit_C = shared.score_pairs(network, state.user, state.item_N, target_C)
+        scores: NDArray[np.float32] = logit_C.sigmoid()[place_C].cpu().numpy()
         return scores
 
     def known(self, items: Sequence[Id]) -> list[bool]:
@@ -218,10 +230,12 @@ class Ranker:
         self._check(state)
         return state
 
-    @property
-    def _embeds(self) -> bool:
-        """The authors' networks embed by themselves, and have nothing that could be kept."""
-        return hasattr(self.network, "embed")
+    def _vectors(self, item_N: Tensor) -> Tensor:
+        """Vectors of items; of no width for the authors' networks, which embed by themselves."""
+        if isinstance(self.network, ClickNetwork):
+            vector_ND: Tensor = self.network.item(item_N)
+            return vector_ND
+        return torch.zeros(len(item_N), 0, device=self.device)
 
     def _check(self, state: State) -> None:
         if state.model != self.model:
@@ -230,8 +244,6 @@ class Ranker:
 
 def _name(network: nn.Module) -> str:
     """Which weights these are: a hash of them all."""
-    import hashlib
-
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -241,8 +253,6 @@ def _name(network: nn.Module) -> str:
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors file in memory."""
-    import json
-
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     found: dict[str, str] = header.get("__metadata__", {})
     return found

@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from dien import runs, tracking
+from dien import evaluation, runs, tracking
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
@@ -70,6 +70,8 @@ def train(cfg: DictConfig) -> float:
         data.negatives = replace(data.negatives, auxiliary=0)
     data.prepare_data()
     data.setup()
+    if not cfg.train:
+        evaluation.prepare(cfg, data)
     module = build_module(cfg, data)
     with warnings.catch_warnings():
         _hush_lightning()
@@ -183,7 +185,7 @@ def _evaluate_only(
     metrics = _evaluate(cfg, trainer, module, data, checkpoint)
     run_dir = checkpoint.parents[1]
     if trainer.is_global_zero:
-        if runs.read_json(run_dir / "environment.json").get("dataset_fingerprint") == data.data.fingerprint:
+        if evaluation.is_of_the_run(cfg, data, run_dir):
             runs.write_json(run_dir / "metrics.json", runs.read_json(run_dir / "metrics.json") | metrics)
         print_results(metrics, f"{checkpoint} on {cfg.data.name}, {time.perf_counter() - start:.0f} s")
     return metrics

@@ -15,6 +15,7 @@ from dien.data.prepare import prepare
 from dien.data.protocol import Protocol, Split
 from dien.data.sampler import RowSampler
 from dien.data.sources.base import Source
+from dien.data.translate import translated
 from dien.errors import ConfigError, check_whole
 from dien.tables import Table
 
@@ -118,6 +119,8 @@ class DataModule(LightningDataModule):
         self.pin_memory, self.prefetch_factor = pin_memory, prefetch_factor
         self.persistent_workers = persistent_workers
         self._dataset, self._cache, self._folder = name, cache, prepared
+        self.trained: Prepared | None = None
+        """What the network was trained on, if that is another dataset: its vocabulary is then the network's."""
         self._place: Path | None = None
         self._data: Prepared | None = None
         self._rows: dict[Split, SplitRows] = {}
@@ -131,7 +134,7 @@ class DataModule(LightningDataModule):
 
     def tables(self) -> tuple[Table, Table]:
         """The feature tables of the items and of the users."""
-        return self.data.tables()
+        return self.data.tables() if self.trained is None else translated(self.data, self.trained)
 
     def prepare_data(self) -> None:
         self._prepare()

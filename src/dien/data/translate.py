@@ -33,9 +33,7 @@ def translated(data: Prepared, trained: Prepared) -> tuple[Table, Table]:
 
 def _table(data: Prepared, trained: Prepared, kind: str) -> Table:
     key = f"{kind}_columns"
-    here, there = (
-        [(column["name"], column["kind"]) for column in one.manifest[key]] for one in (data, trained)
-    )
+    here, there = ([(column["name"], column["kind"]) for column in one.manifest[key]] for one in (data, trained))
     if here != there:
         raise DataError(
             f"{data.name} has the {kind} features {_list(here)}, but the run was trained with {_list(there)}: "
@@ -105,7 +103,8 @@ def _list(columns: list[tuple[str, str]]) -> str:
 def trained_on(data: Prepared, trained: Prepared) -> float | None:
     """Share of the test events of `data` that were training events of `trained`; None if the logs differ."""
     same = len(data.event_item) == len(trained.event_item) and all(
-        np.array_equal(getattr(data, name), getattr(trained, name)) for name in ("event_user", "event_item", "event_time")
+        np.array_equal(getattr(data, name), getattr(trained, name))
+        for name in ("event_user", "event_item", "event_time")
     )
     if not same:
         return None

@@ -39,11 +39,6 @@ class Shared(NamedTuple):
     """`W h_t` of the evolution, with the bias unless it is AIGRU, which scales the input before the bias."""
 
 
-def shares(network: nn.Module) -> bool:
-    """Whether a network has something to share; the others score (history, candidate) pairs in batches."""
-    return isinstance(network, DIEN | DIN) and isinstance(network.attention, MLPAttention | BilinearAttention)
-
-
 def interests(network: nn.Module, history_SD: Tensor, steps: Steps, initial_BH: Tensor | None = None) -> Tensor | None:
     """Interest states [S, H] of histories, going on from `initial_BH`; None for a network without an extractor."""
     if not isinstance(network, DIEN):
@@ -59,7 +54,7 @@ def share(network: DIEN | DIN, user: Tensor, history_TD: Tensor, interest_TH: Te
     """Compute once what every candidate of one history needs.
 
     Args:
-        network: one that `shares`.
+        network: DIEN or DIN; the others have nothing to share, see `score_pairs`.
         user: int64 [1], row of the user.
         history_TD: item vectors of the history.
         interest_TH: what `interests` made of them.
