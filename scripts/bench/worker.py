@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,12 @@ class Session:
         torch.set_num_threads(threads)
         rows = self.rows[dataset]
         batches = [self.adapter.batch(rows.batch(first + n * size, size)) for n in range(count)]
-        start = time.perf_counter()
-        run(batches)
-        return {"seconds": time.perf_counter() - start}
+        return _seconds(lambda: run(batches))
+
+    def rank(self, *, users: int, candidates: int, threads: int) -> dict[str, Any]:
+        """Seconds of ranking with a shared history; only this project's adapter can."""
+        torch.set_num_threads(threads)
+        return _seconds(self.adapter.ranking(self.catalogue, users, candidates))  # type: ignore[attr-defined]
 
     def epoch(self, *, dataset: str, size: int, threads: int, seed: int) -> dict[str, Any]:
         """AUC on the test rows after a fresh network has seen every training row once."""
@@ -78,6 +82,13 @@ class Session:
             "first_loss": float(np.mean(losses[:WINDOW])),
             "last_loss": float(np.mean(losses[-WINDOW:])),
         }
+
+
+def _seconds(work: Callable[[], Any]) -> dict[str, float]:
+    """By the clock, and of this process with all its threads."""
+    start, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
 
 
 def auc(scores: NDArray[np.float64], clicked: NDArray[np.bool_]) -> float:

@@ -1,13 +1,16 @@
 """This project's DIEN, built as `dien-train model=dien` builds it."""
 
+from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.adapter import ATTENTION, AUXILIARY, EMBEDDING, HEAD, Adapter
-from bench.rows import Catalogue, Rows
+from bench.rows import HISTORY_LENGTH, Catalogue, Rows
 from dien.allocator import keep_freed_memory
 from dien.batch import Batch
 from dien.model.attention import MLPAttention
@@ -16,7 +19,10 @@ from dien.model.evolution import AUGRU
 from dien.model.extractor import MLPScorer
 from dien.model.features import FeatureEmbedding
 from dien.model.layers import Head
+from dien.rank import Ranker
 from dien.tables import Column
+
+USERS_AT_A_TIME = 100
 
 
 class Dien(Adapter[Batch]):
@@ -44,6 +50,27 @@ class Dien(Adapter[Batch]):
 
     def scores(self, batch: Batch) -> Tensor:
         return self.network(batch).logit_B
+
+    def ranking(self, catalogue: Catalogue, users: int, candidates: int) -> Callable[[], None]:
+        """What ranks `candidates` items for each of `users` histories, from raw ids."""
+        rng = np.random.default_rng(1)
+        items = pl.Series(np.arange(2, catalogue.items))
+        ranker = Ranker(
+            self.network,
+            item_ids=items,
+            user_ids=pl.Series(np.arange(2, catalogue.users)),
+            history_length=HISTORY_LENGTH,
+        )
+        history_UT = rng.choice(items, (users, HISTORY_LENGTH)).tolist()
+        candidate_UC = rng.choice(items, (users, candidates)).tolist()
+
+        def run() -> None:
+            for first in range(0, users, USERS_AT_A_TIME):
+                part = slice(first, first + USERS_AT_A_TIME)
+                for state, wanted in zip(ranker.states(history_UT[part]), candidate_UC[part], strict=True):
+                    ranker.score(state, wanted)
+
+        return run
 
 
 def build(catalogue: Catalogue) -> Dien:
