@@ -1,16 +1,25 @@
 """From a configuration to the LightningModule that it describes."""
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dien.data.datamodule import DataModule
 from dien.model.features import check_ignored, sparse_tables, use_sparse_gradients
 from dien.module import ClickModule
 from dien.optimizer import Adam
+from dien.tables import Table
+from dien.targets import instantiate
 
 NOT_OF_THE_NETWORK = ("name", "label", "alpha", "auxiliary")
 """Keys of `model` that say how it is called and trained; all others are arguments of its constructor."""
+
+
+def build_network(model: DictConfig, item_table: Table, user_table: Table) -> nn.Module:
+    """The network that the node `model` of a configuration describes, for these feature tables."""
+    keys = [str(key) for key in model if key not in NOT_OF_THE_NETWORK]
+    node = OmegaConf.create({"model": OmegaConf.masked_copy(model, keys)}).model  # errors then name its place
+    return instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
 
 
 def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
@@ -18,9 +27,7 @@ def build_module(cfg: DictConfig, data: DataModule) -> ClickModule:
     item_table, user_table = data.tables()
     if "features" in cfg.model:
         check_ignored(cfg.model.features.ignore, item_table, user_table)
-    keys = [key for key in cfg.model if key not in NOT_OF_THE_NETWORK]
-    node = OmegaConf.create({"model": OmegaConf.masked_copy(cfg.model, keys)}).model  # errors then name its place
-    network = instantiate(node, item_table=item_table, user_table=user_table, _convert_="all")
+    network = build_network(cfg.model, item_table, user_table)
     optimizer, schedule = instantiate(cfg.optimizer), instantiate(cfg.schedule)
     # Clipping needs the norm of dense gradients, and weight decay concerns rows that no batch touches.
     lazy = optimizer.func is Adam and not optimizer.keywords.get("weight_decay")

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dien import runs
 from dien.data.datamodule import DataModule
 from dien.data.translate import trained_on
 from dien.errors import DienError
+from dien.targets import instantiate
 
 log = logging.getLogger(__name__)
 

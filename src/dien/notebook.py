@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from dien.data.names import item_features
 from dien.data.protocol import Split
 from dien.errors import DienError
 from dien.model.steps import Steps
+from dien.targets import instantiate
 
 DEMO = [
     "trainer.max_epochs=2",

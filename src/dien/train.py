@@ -20,7 +20,6 @@ import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,6 +38,7 @@ from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
 from dien.module import ClickModule
 from dien.ops import engine_for
+from dien.targets import instantiate
 from dien.telemetry import Telemetry
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -14,6 +13,7 @@ from dien.checkpoint import read_checkpoint
 from dien.data.datamodule import DataModule
 from dien.errors import DienError
 from dien.runs.folder import checkpoint_of, read_json, run_folder_of
+from dien.targets import instantiate
 
 
 class LoadedRun(NamedTuple):
