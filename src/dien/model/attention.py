@@ -34,7 +34,7 @@ class MLPAttention(nn.Module):
         hidden_size: H, the width of the steps attended to.
         target_size: D.
         hidden: widths of the hidden layers, 80-40 in the authors' code.
-        activation: `sigmoid` in the authors' code; `dice | prelu | relu` too.
+        activation: `sigmoid` in the authors' code; see `MLP` for the others.
         project_target: `q = PReLU(linear(e_a))` of width H, as DIEN does; DIN attends with `e_a` itself.
 
     Raises:

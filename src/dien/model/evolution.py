@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dien.model.extractor import GatedRecurrence
 from dien.model.steps import Steps
-from dien.ops import last_state
 
 Attend = Callable[[Tensor], Tensor]
 
@@ -39,7 +38,7 @@ class Evolution(nn.Module):
         """Interests [N, H] -> the evolved interest of each row. Here: attention drives the gate (eq. 11-12)."""
         attention_N = attend(interest_NH)
         states_NH = self.recurrence(interest_NH, steps, rule=self.rule, attention_N=attention_N)
-        return Evolved(last_state(states_NH, steps.offsets), states_NH, attention_N)
+        return Evolved(steps.last(states_NH), states_NH, attention_N)
 
 
 class GRU(Evolution):
@@ -57,7 +56,7 @@ class AIGRU(Evolution):
     def forward(self, interest_NH: Tensor, attend: Attend, steps: Steps) -> Evolved:
         attention_N = attend(interest_NH)
         states_NH = self.recurrence(attention_N[:, None] * interest_NH, steps)
-        return Evolved(last_state(states_NH, steps.offsets), states_NH, attention_N)
+        return Evolved(steps.last(states_NH), states_NH, attention_N)
 
 
 class AGRU(Evolution):

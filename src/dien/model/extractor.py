@@ -14,7 +14,7 @@ from dien import distributed
 from dien.errors import ConfigError
 from dien.model.layers import MLP, activation_of, check_hidden
 from dien.model.steps import Steps
-from dien.ops import gated_scan, linear
+from dien.ops import linear
 
 
 class GatedRecurrence(nn.Module):
@@ -36,7 +36,7 @@ class GatedRecurrence(nn.Module):
     def forward(self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None) -> Tensor:
         """[N, I] -> states [N, H]"""
         projected_N3H = linear(x_NI, self.weight_ih, self.bias_ih)
-        return gated_scan(projected_N3H, attention_N, steps.offsets, self.weight_hh, self.bias_hh, rule=rule)
+        return steps.scan(projected_N3H, attention_N, self.weight_hh, self.bias_hh, rule=rule)
 
 
 class DotScorer(nn.Module):

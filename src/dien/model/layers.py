@@ -63,6 +63,8 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "prelu": nn.PReLU,
     "relu": lambda width: nn.ReLU(),
     "sigmoid": lambda width: nn.Sigmoid(),
+    "silu": lambda width: nn.SiLU(),  # what RecBole and hopwise call Dice
+    "none": lambda width: nn.Identity(),  # their auxiliary network
 }
 
 
@@ -82,7 +84,7 @@ class MLP(nn.Sequential):
     Args:
         input_size: width of the input.
         hidden: widths of the hidden layers, in order; may be empty.
-        activation: `dice | prelu | relu | sigmoid`.
+        activation: `dice | prelu | relu | sigmoid | silu | none`.
         dropout: probability of dropping a hidden unit in training.
         output_size: width of the closing linear layer.
 

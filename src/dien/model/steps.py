@@ -2,12 +2,17 @@
 
 Axes: B rows, T padded steps, N real steps of all rows, row after row (N = sum of the lengths).
 Row b owns the flat steps `offsets[b]:offsets[b + 1]`; a row of length 0 owns none.
+
+Layers reach the layout through these methods only, so that a network runs on another one unchanged: programs that are
+exported use `dien.export.padded.PaddedSteps`.
 """
 
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from dien.ops import gated_scan, last_state
 
 
 class Steps(NamedTuple):
@@ -58,3 +63,13 @@ class Steps(NamedTuple):
             return score_N
         # A row without steps is all -inf, whose softmax is NaN; it owns no flat step, so the NaN is never read.
         return self.flat(self.padded(score_N, fill=-torch.inf).softmax(1))
+
+    def scan(
+        self, projected_N3H: Tensor, attention_N: Tensor | None, weight_hh: Tensor, bias_hh: Tensor, *, rule: str
+    ) -> Tensor:
+        """States [N, H] of a recurrence along each row; see `dien.ops.gated_scan`."""
+        return gated_scan(projected_N3H, attention_N, self.offsets, weight_hh, bias_hh, rule=rule)
+
+    def last(self, states_NH: Tensor) -> Tensor:
+        """The state after the last step of each row, [N, H] -> [B, H]; 0 for a row without steps."""
+        return last_state(states_NH, self.offsets)

@@ -1,0 +1,71 @@
+"""Weights and configuration without a checkpoint's baggage: safetensors and JSON that give the network back."""
+
+import json
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dien.build import build_network
+from dien.errors import DataError
+from dien.export.archive import FORMATS, read_json, read_manifest
+from dien.tables import Column, Kind, Table
+
+TABLES, CONFIG = "tables.safetensors", "config.json"
+
+
+def write_weights(network: nn.Module, model: DictConfig, tables: tuple[Table, Table], folder: Path) -> None:
+    """Write model.safetensors, tables.safetensors (the features of items and users) and config.json."""
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / FORMATS["weights"])
+    kinds = dict(zip(("item", "user"), tables, strict=True))
+    values = {f"{kind}.{i}": column.values.contiguous() for kind, t in kinds.items() for i, column in enumerate(t)}
+    save_file(values, folder / TABLES)
+    description = {
+        "model": OmegaConf.to_container(model, resolve=True),
+        **{kind: [{"name": c.name, "kind": c.kind, "size": c.size} for c in table] for kind, table in kinds.items()},
+    }
+    (folder / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def load_weights(folder: str | Path) -> nn.Module:
+    """The network of a folder that `dien-export --format weights` wrote, in evaluation mode.
+
+    Raises:
+        DataError: the folder is no such export, or its files do not fit together.
+        ConfigError: its configuration names something that may not be built.
+    """
+    folder = Path(folder)
+    read_manifest(folder, kind="weights")
+    config = read_json(folder / CONFIG, f"{folder} lacks its configuration")
+    values = _tensors(folder / TABLES)
+    try:
+        item_table, user_table = (_table(config[kind], kind, values) for kind in ("item", "user"))
+        network = build_network(OmegaConf.create(config["model"]), item_table, user_table)
+        network.load_state_dict(_tensors(folder / FORMATS["weights"]))
+    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise DataError(f"{folder} does not fit together: its {CONFIG} describes another network.") from error
+    return network.eval()
+
+
+def _table(columns: list[dict[str, Any]], kind: str, values: dict[str, Tensor]) -> Table:
+    table = []
+    for i, column in enumerate(columns):
+        if column["kind"] not in get_args(Kind):
+            raise DataError(f"{CONFIG}: {column['kind']!r} is not one of {', '.join(get_args(Kind))}.")
+        tensor = values[f"{kind}.{i}"]
+        if column["kind"] != "float" and tensor.numel() and not 0 <= tensor.min() <= tensor.max() < column["size"]:
+            raise DataError(f"{TABLES}: {kind} feature {column['name']} has ids outside of 0 to {column['size'] - 1}.")
+        table.append(Column(column["name"], cast(Kind, column["kind"]), column["size"], tensor))
+    if len({len(column.values) for column in table}) != 1:
+        raise DataError(f"{TABLES}: the {kind} features have different numbers of rows.")
+    return tuple(table)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: export the run again.") from error
