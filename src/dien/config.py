@@ -1,10 +1,11 @@
 """Where the configuration lies, its root schema, and how a command turns a mistake in it into one sentence."""
 
+import atexit
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dien import distributed
+from dien import cluster, distributed, locks
 from dien.errors import DienError
-from dien.runs import run_folder_of, unfinished_run
+from dien.runs import LOCK, run_folder_of, unfinished_runs
 
 _OPTION_ERRORS = (TypeError, ValueError, ImportError, MisconfigurationException)
 """What constructors outside of this project raise for an option that they do not take."""
@@ -60,20 +62,59 @@ class PrepareConfig:
 
 def _run_dir(ckpt: str | None, parent: str, name: str) -> str:
     """A resumed run continues in its own folder; any other gets a new one that no launch shares."""
-    if ckpt == "auto":
-        return str(unfinished_run(Path(parent), name) or _run_dir(None, parent, name))
-    if ckpt is not None:
+    if ckpt not in (None, "auto"):
         return str(run_folder_of(ckpt))
-    return distributed.agreed("run_dir", f"{parent}/{launched():%Y-%m-%d_%H-%M-%S-%f}_{name}")
+    folder = _unfinished(Path(parent), name) if ckpt == "auto" else None
+    return distributed.agreed("run_dir", str(folder or _new_folder(Path(parent), name)))
+
+
+def _unfinished(parent: Path, name: str) -> Path | None:
+    """The newest unfinished run that nobody is writing, taken at once, before a launch of the same instant can choose
+    it; given back when the job ends. The first of several processes does so for all."""
+    for run in unfinished_runs(parent, name):
+        if _get_rank():
+            return run
+        if locks.take(run / LOCK):
+            if not (run / "metrics.json").exists():
+                return run
+            locks.release(run / LOCK)  # its owner has finished it meanwhile
+    return None
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Making it is what keeps two launches of the same microsecond apart; it goes if nothing was put into it."""
+    while True:
+        folder = parent / f"{launched():%Y-%m-%d_%H-%M-%S-%f}_{name}"
+        if _get_rank() or _tasks() > 1:  # several processes must come to the same name
+            return folder
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            atexit.register(_remove_empty, folder.absolute())
+            return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _tasks() -> int:
+    """Processes of this SLURM job step, 1 outside of SLURM."""
+    return int(os.environ.get("SLURM_NTASKS", "1"))
 
 
 def launched() -> datetime:
     """When this launch began; the same in all tasks of a SLURM job, whose folder the first of them then writes."""
     job = os.environ
-    if int(job.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in job and "SLURM_JOB_START_TIME" in job:
+    if _tasks() > 1 and "SLURM_PROCID" in job and "SLURM_JOB_START_TIME" in job:
         start = datetime.fromtimestamp(int(job["SLURM_JOB_START_TIME"]))
         return start + timedelta(microseconds=int(job["SLURM_JOB_ID"]) % 10**6)  # tells jobs of one second apart
     return datetime.now()
+
+
+def _sweep_dir(sweep: str | None, data: str, parent: str, now: str) -> str:
+    """A named sweep is found again by the same command; any other gets a new folder."""
+    return f"{parent}/{now if sweep is None else f'{sweep}_{data}'}"
 
 
 def register() -> None:
@@ -83,6 +124,9 @@ def register() -> None:
     store.store("prepare_schema", PrepareConfig)
     OmegaConf.register_new_resolver("run_group", lambda experiment: experiment or "default", replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("slurm_tasks", cluster.tasks_per_node, replace=True)
+    OmegaConf.register_new_resolver("slurm_gpus", cluster.gpus_per_node, replace=True)
 
 
 @contextmanager
@@ -92,14 +136,14 @@ def mistakes_in_one_sentence(command: str) -> Iterator[None]:
     try:
         yield
     except (DienError, HydraException, OmegaConfBaseException, MisconfigurationException, OSError) as error:
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
         if sentence is None:
             raise
         print(f"{command}: {sentence}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, DienError) else 2)
 
 
-def _sentence(error: BaseException) -> str | None:
+def sentence_of(error: BaseException) -> str | None:
     """What the user did wrong, in one line; None if the error is not theirs but a defect of the program."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:

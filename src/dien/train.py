@@ -4,9 +4,9 @@
 folder and returns the objective, so that any Hydra sweeper can drive it.
 """
 
-import contextlib
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from dien import evaluation, runs, tracking
+from dien import cluster, evaluation, runs, tracking
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
 from dien.callbacks import Best, Last, RunCSV, Throughput, direction
@@ -36,6 +36,7 @@ from dien.data import authors_format
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
+from dien.launch import run_job, sweep_name
 from dien.module import ClickModule
 from dien.ops import engine_for
 from dien.targets import instantiate
@@ -94,6 +95,13 @@ def _check(cfg: DictConfig) -> None:
             f"set model.alpha=0 too, instead of {cfg.model.alpha}."
         )
     direction(cfg.objective)
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    several = str(cfg.trainer.strategy).startswith("ddp") and cfg.trainer.devices not in (1, "1")
+    if in_sweep and several and not {"SLURM_PROCID", "TORCHELASTIC_RUN_ID"} & set(os.environ):
+        raise ConfigError(
+            "a sweep in this process cannot start several processes a job: give each job one device "
+            "(trainer.devices=1), or start each with a launcher of its own (torchrun, srun, cluster=slurm)."
+        )
     if not cfg.train and cfg.ckpt is None:
         raise ConfigError("train=false evaluates a checkpoint: name a run folder or a checkpoint with ckpt=...")
     if cfg.threads is not None:
@@ -148,6 +156,7 @@ def _train_and_test(
         _write_inputs(cfg, run_dir, data, module, trainer)
         say_what_runs(cfg, data, module, trainer.world_size)
         tracking.begin(loggers, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+        runs.update(run_dir)  # with the id that W&B has given
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
@@ -237,6 +246,7 @@ def _hush_lightning() -> None:
 
 def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: ClickModule, trainer: pl.Trainer) -> None:
     device = trainer.strategy.root_device
+    runs.begin(run_dir, sweep=sweep_name())
     config = OmegaConf.to_yaml(cfg, resolve=True)
     runs.write_text(run_dir / "config.yaml", config)
     runs.write_json(
@@ -255,24 +265,8 @@ def _write_inputs(cfg: DictConfig, run_dir: Path, data: DataModule, module: Clic
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-def _train(cfg: DictConfig) -> float:
-    # A job of a sweep lets Hydra see its error: it names the overrides and goes on with the other jobs.
-    alone = HydraConfig.get().mode is RunMode.RUN
-    try:
-        if not alone and str(cfg.trainer.strategy).startswith("ddp") and cfg.trainer.devices not in (1, "1"):
-            raise ConfigError(
-                "a sweep in this process cannot start several processes a job: give each job one device "
-                "(trainer.devices=1), or start each with a launcher of its own (torchrun, srun, cluster=slurm)."
-            )
-        with mistakes_in_one_sentence("dien-train") if alone else contextlib.nullcontext():
-            return train(cfg)
-    except StoppedError:  # a signal ends the whole sweep, where any other error ends one job
-        with mistakes_in_one_sentence("dien-train"):
-            raise
-    finally:
-        tracking.finish(failed=sys.exc_info()[0] is not None)
-        with contextlib.suppress(OSError):  # a run that never began leaves no empty folder behind
-            Path(cfg.run_dir).rmdir()
+def _train(cfg: DictConfig) -> float | None:
+    return run_job(cfg, train)
 
 
 @hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
@@ -294,6 +288,7 @@ def main() -> None:
     """`dien-train`"""
     register()
     with mistakes_in_one_sentence("dien-train"):
+        cluster.get_ready(sys.argv[1:])
         sys.argv[1:] = runs.with_overrides_of_resumed_run(sys.argv[1:])
         _train()
 

@@ -88,3 +88,16 @@ def finished_run(dien_train: Command, small: list[str], tmp_path: Path) -> Path:
     """The folder of a small run with everything in it."""
     assert dien_train(*small, *COLUMNS, f"hydra.run.dir={tmp_path}/run") == 0
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def tiny(small: list[str], kernels: Path) -> list[str]:
+    """As `small`, with its columns named; processes that the test starts compile the kernels once in a session."""
+    Path("cache").mkdir()
+    Path("cache/kernels").symlink_to(kernels)
+    return [*small, *COLUMNS]

@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_that_later_commands_read(dien_train, small, cap
     (folder,) = Path("outputs/default").iterdir()
     assert folder.name.endswith("_dien-augru_table_seed0")
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoints", "config.yaml", "environment.json", "metrics.csv", "metrics.json", "train.log"),
+        *("checkpoints", "config.yaml", "environment.json", "metrics.csv", "metrics.json", "status.json", "train.log"),
     ]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 

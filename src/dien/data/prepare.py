@@ -41,6 +41,7 @@ from dien.data.sources.base import Source, validate
 from dien.data.splits import TRAIN, Given, assign_parts, select_samples, unit_starts
 from dien.data.storage import (
     FORMAT,
+    alone,
     atomic_folder,
     check_fingerprint,
     write_array,
@@ -62,8 +63,8 @@ def prepare(
 ) -> Path:
     """Prepare a dataset, unless it is there already, and return its folder.
 
-    Atomic (a folder is whole or absent), idempotent, deterministic to the byte, and safe when several
-    processes do it at once. Needs memory and disk proportional to the number of events.
+    Atomic (a folder is whole or absent), idempotent, deterministic to the byte; of several processes that want the
+    same dataset one prepares it and the others wait. Needs memory and disk proportional to the number of events.
 
     Args:
         source: where the log comes from; it is loaded only if the dataset is not there yet.
@@ -78,7 +79,11 @@ def prepare(
     """
     fingerprint = dataset_fingerprint(source, protocol)
     place = Path(folder) if folder is not None else cache_root(cache) / f"{name}-{fingerprint[:16]}"
-    if not check_fingerprint(place, fingerprint):
+    if check_fingerprint(place, fingerprint):
+        return place
+    with alone(place):
+        if check_fingerprint(place, fingerprint):  # somebody else has made it meanwhile
+            return place
         with stages(f"preparing {name}", 5):
             stage("reading the log")
             log = validate(source.load())

@@ -5,20 +5,25 @@ all.
 path or host name: the same inputs give the same bytes.
 """
 
+import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from dien import locks
 from dien.errors import DataError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the folder's layout; part of the fingerprint."""
@@ -89,6 +94,24 @@ def check_fingerprint(folder: Path, fingerprint: str) -> bool:
             "name another folder (data.prepared) or delete this one."
         )
     return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock on writing `folder`, waiting for another owner, and clear away what a dead one left half-written.
+
+    Raises:
+        DataError: the place cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locks.waiting(folder.parent / f".{folder.name}.lock", f"{folder} is being prepared"))
+            for stale in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 32}"):
+                log.info("removing %s, which a process that died left behind", stale)
+                shutil.rmtree(stale)
+        except OSError as error:
+            raise DataError(f"The prepared dataset {folder} cannot be written ({error.strerror or error}).") from error
+        yield
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dien.runs.folder import (
     environment,
     read_json,
     run_folder_of,
-    unfinished_run,
+    unfinished_runs,
     with_overrides_of_resumed_run,
     write_bytes,
     write_json,
@@ -15,21 +15,43 @@ from dien.runs.folder import (
 )
 from dien.runs.frames import curves, load
 from dien.runs.read import config_digest
+from dien.runs.status import (
+    LOCK,
+    ClaimedError,
+    began_here,
+    begin,
+    claimed,
+    end,
+    is_claimed,
+    is_finished,
+    read_status,
+    update,
+)
 
 if TYPE_CHECKING:
     from dien.runs.model import LoadedRun, load_model
 
 __all__ = [
+    "LOCK",
+    "ClaimedError",
     "LoadedRun",
+    "began_here",
+    "begin",
     "checkpoint_of",
+    "claimed",
     "config_digest",
     "curves",
+    "end",
     "environment",
+    "is_claimed",
+    "is_finished",
     "load",
     "load_model",
     "read_json",
+    "read_status",
     "run_folder_of",
-    "unfinished_run",
+    "unfinished_runs",
+    "update",
     "with_overrides_of_resumed_run",
     "write_bytes",
     "write_json",

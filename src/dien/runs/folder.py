@@ -109,10 +109,10 @@ def checkpoint_of(ckpt: str, default: str) -> Path:
     return path
 
 
-def unfinished_run(parent: Path, name: str) -> Path | None:
-    """The newest run of this name that has a checkpoint but no final metrics; None if there is none."""
-    runs = sorted(path.parents[1] for path in parent.glob(f"*_{name}/checkpoints/last.ckpt"))
-    return next((run for run in reversed(runs) if not (run / "metrics.json").exists()), None)
+def unfinished_runs(parent: Path, name: str) -> list[Path]:
+    """Runs of this name that have a checkpoint but no final metrics, newest first."""
+    runs = sorted((path.parents[1] for path in parent.glob(f"*_{name}/checkpoints/last.ckpt")), reverse=True)
+    return [run for run in runs if not (run / "metrics.json").exists()]
 
 
 def environment(
