@@ -1,14 +1,18 @@
 """What happens around training: choosing the best epoch, stopping early, measuring speed, showing progress."""
 
 import csv
+import io
+import itertools
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import CSVLogger
@@ -16,8 +20,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from typing_extensions import override
 
 from dien.batch import Batch
-from dien.errors import check_at_least, check_choice
+from dien.errors import check_at_least, check_choice, named
 from dien.progress import duration
+from dien.runs import write_text
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +60,6 @@ class Best(_Checkpoint):
         super().__init__(dirpath=folder, filename="best", monitor=objective, mode=mode, enable_version_counter=False)
 
 
-class Last(_Checkpoint):
-    """`last.ckpt`, the state after the newest whole epoch, whatever its objective."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-
-
 class EarlyStopping(callbacks.EarlyStopping):
     """Stop when the objective has not improved for `patience` validations."""
 
@@ -76,6 +74,15 @@ class EarlyStopping(callbacks.EarlyStopping):
             strict=False,
         )
 
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})  # a resumed run may be given more
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.wait_count >= self.patience:  # training had ended when the run was stopped
+            trainer.should_stop = True
+
 
 class Throughput(callbacks.Callback):
     """Rows trained per second of training, over the whole run; validation and checkpoints do not count."""
@@ -83,9 +90,20 @@ class Throughput(callbacks.Callback):
     def __init__(self) -> None:
         self.rows, self.seconds, self._start = 0, 0.0, 0.0
 
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+
     @property
     def samples_per_second(self) -> float:
         return self.rows / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()  # a resumed run begins within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
@@ -139,26 +157,62 @@ class Progress(callbacks.RichProgressBar):
 
 
 class RunCSV(CSVLogger):
-    """`metrics.csv` of a run folder; a resumed run keeps the rows up to the step it continues from."""
+    """`metrics.csv` of a run folder.
 
-    def __init__(self, folder: Path, *, resume_step: int = 0) -> None:
+    Args:
+        folder: of the run.
+        keep: a resumed run goes on after so many rows; what was written after its checkpoint comes once more.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 0) -> None:
         super().__init__(str(folder), name="", version="")
-        self.resume_step = resume_step
+        self.keep = keep
 
     @property
     @override
+    @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
-            self._experiment = _AppendingWriter(self.log_dir, self.resume_step)
+            self._experiment = _RowWriter(self.log_dir, self.keep)
         return cast(ExperimentWriter, self._experiment)
 
+    @property
+    def rows(self) -> int:
+        """How many the file has."""
+        return cast(_RowWriter, self.experiment).rows
 
-class _AppendingWriter(ExperimentWriter):
-    """Lightning's writer deletes a metrics file that it finds; this one keeps its first steps."""
+    def sync(self) -> None:
+        """Have the rows on disk, so that not even a loss of power takes them from a checkpoint that counts them."""
+        path = Path(self.experiment.metrics_file_path)
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
-    def __init__(self, log_dir: str, resume_step: int) -> None:
-        self._resume_step = resume_step
+
+def rows_before(path: Path, step: int) -> int:
+    """How many rows of a metrics.csv belong to the steps before `step`."""
+    if not path.is_file():
+        return 0
+    with path.open(newline="") as file:
+        return sum(int(row["step"]) < step for row in csv.DictReader(file))
+
+
+class _RowWriter(ExperimentWriter):
+    """Lightning's writer deletes a metrics file that it finds, and empties one whose header changes.
+
+    This one keeps the first rows, and replaces a file by a whole one.
+    """
+
+    def __init__(self, log_dir: str, keep: int) -> None:
+        self.rows, self._keep = 0, keep
         super().__init__(log_dir)
+
+    @override
+    def save(self) -> None:
+        new = len(self.metrics)
+        with named(Path(self.metrics_file_path)):
+            super().save()
+        self.rows += new
 
     @override
     def _check_log_dir_exists(self) -> None:
@@ -166,10 +220,25 @@ class _AppendingWriter(ExperimentWriter):
         if not path.is_file():
             return
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._resume_step]
-        path.unlink()
-        self.metrics = [
-            {key: int(value) if value.isdigit() else float(value) for key, value in row.items() if value}
-            for row in rows
-        ]
-        self.save()
+            kept = list(itertools.islice(csv.DictReader(file), self._keep))
+        if len(kept) < self._keep:
+            log.warning("%s has only %d of the %d rows that the checkpoint counts", path, len(kept), self._keep)
+        if not kept:
+            path.unlink()
+            return
+        self.rows = len(kept)
+        self.metrics_keys = sorted({key for row in kept for key, value in row.items() if value})
+        self._replace([{key: value for key, value in row.items() if value} for row in kept])
+
+    @override
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            self._replace(list(csv.DictReader(file)))
+
+    def _replace(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(Path(self.metrics_file_path), text.getvalue())

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,14 @@ CONF = next((path for path in (_here / "conf", _here.parents[1] / "conf") if pat
 
 
 @dataclass
+class CheckpointConfig:
+    """When a training is saved within an epoch."""
+
+    minutes: float | None = MISSING
+    steps: int | None = MISSING
+
+
+@dataclass
 class TrainConfig:
     """Root of `conf/train.yaml`. A key that is not here is an error; groups check their own keys when built."""
 
@@ -49,6 +57,8 @@ class TrainConfig:
     trainer: Any = MISSING
     callbacks: Any = MISSING
     logger: Any = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_nan: str = MISSING
 
 
 @dataclass

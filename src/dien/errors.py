@@ -1,6 +1,9 @@
 """What a user can get wrong, as exceptions whose message is one sentence: the thing, and what to do about it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class DienError(Exception):
@@ -26,6 +29,17 @@ class DataError(DienError):
 
 class ConfigError(DienError):
     """An option whose value is not allowed; the message names the key, the value and the allowed ones."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an `OSError` of the block the name of the file, which a failing write (a full disk) does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:

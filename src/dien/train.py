@@ -7,10 +7,10 @@ folder and returns the objective, so that any Hydra sweeper can drive it.
 import logging
 import math
 import os
-import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from dien import cluster, evaluation, runs, tracking
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
-from dien.callbacks import Best, Last, RunCSV, Throughput, direction
-from dien.checkpoint import read_checkpoint
+from dien.callbacks import Best, RunCSV, Throughput, direction, rows_before
+from dien.checkpoint import BEST, LAST, PREVIOUS, AtomicIO, newest, read_checkpoint
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_references, print_results, print_training, say, say_what_runs
 from dien.data import authors_format
@@ -37,8 +37,12 @@ from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
 from dien.launch import run_job, sweep_name
+from dien.faults import faults_in_one_sentence
+from dien.finite import FiniteLoss
 from dien.module import ClickModule
 from dien.ops import engine_for
+from dien.resume import StepSeed, check_can_go_on
+from dien.saving import Last, stopped_at_once
 from dien.targets import instantiate
 from dien.telemetry import Telemetry
 
@@ -113,10 +117,16 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
-    if cfg.ckpt == "auto":
-        newest = run_dir / "checkpoints" / "last.ckpt"
-        return newest if newest.is_file() else None
-    return runs.checkpoint_of(cfg.ckpt, "last.ckpt" if cfg.train else "best.ckpt") if cfg.ckpt else None
+    if cfg.ckpt is None:
+        return None
+    if not cfg.train:
+        return runs.checkpoint_of(cfg.ckpt, BEST)
+    if cfg.ckpt != "auto" and Path(cfg.ckpt).is_file():
+        return Path(cfg.ckpt)
+    found = newest(run_dir / "checkpoints")
+    if found is None and cfg.ckpt != "auto":
+        raise DienError(f"ckpt={cfg.ckpt} holds no checkpoint: {run_dir / 'checkpoints' / LAST} is missing.")
+    return found
 
 
 def _check_resumed(cfg: DictConfig, checkpoint: Path, data: DataModule, module: ClickModule) -> None:
@@ -129,59 +139,75 @@ def _check_resumed(cfg: DictConfig, checkpoint: Path, data: DataModule, module: 
     if not cfg.train:
         return
     before = runs.read_json(checkpoint.parents[1] / "environment.json")
+    if (fingerprint := data.fingerprint_of(state)) is not None:
+        before["dataset_fingerprint"] = fingerprint
     now = {"dataset_fingerprint": data.data.fingerprint, "seed": cfg.seed}
     for key, value in now.items():
         if before.get(key, value) != value:
             raise DienError(
                 f"{checkpoint} was trained with {key} {before[key]}, this run has {value}: it cannot go on."
             )
-    loop = state["loops"]["fit_loop"]
-    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    if epochs["processed"] < epochs["ready"] or not batches["is_last_batch"]:
-        raise DienError(
-            f"{checkpoint} was saved in the midst of an epoch: go on from last.ckpt, which holds whole ones."
-        )
+    check_can_go_on(state, checkpoint, max_steps=cfg.trainer.max_steps)
+    if before.get("threads", threads := torch.get_num_threads()) != threads:
+        log.warning("trained with threads=%d so far, now %d: the last bits may differ", before["threads"], threads)
+    best = checkpoint.with_name(BEST)
+    if best.is_file():
+        read_checkpoint(best)  # better to know now that it is damaged than after the last epoch
 
 
 def _train_and_test(
     cfg: DictConfig, data: DataModule, module: ClickModule, resumed: Path | None, start: float
 ) -> Metrics:
     run_dir = Path(cfg.run_dir)
-    best, throughput = Best(run_dir / "checkpoints", cfg.objective), Throughput()
-    step = read_checkpoint(resumed)["global_step"] if resumed else 0
-    loggers = [RunCSV(run_dir, resume_step=step), *instantiate(cfg.logger).values()]
-    trainer = _trainer(cfg, [throughput, Telemetry(), best, Last(run_dir / "checkpoints")], loggers)
+    folder = run_dir / "checkpoints"
+    last = Last(folder, minutes=cfg.checkpoint.minutes, steps=cfg.checkpoint.steps, started=start)
+    best, throughput, finite = Best(folder, cfg.objective), Throughput(), FiniteLoss(run_dir, on_nan=cfg.on_nan)
+    loggers = [RunCSV(run_dir, keep=_kept_rows(resumed, run_dir)), *instantiate(cfg.logger).values()]
+    trainer = _trainer(cfg, [throughput, Telemetry(), best], loggers, first=[last, StepSeed(cfg.seed), finite])
     _try_optimizer(module)
     if trainer.is_global_zero:
         _write_inputs(cfg, run_dir, data, module, trainer)
         say_what_runs(cfg, data, module, trainer.world_size)
         tracking.begin(loggers, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
         runs.update(run_dir)  # with the id that W&B has given
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-    except SystemExit as stop:  # Lightning ends the process after SIGINT (status 1) and SIGTERM (status 0)
-        number = signal.SIGINT if stop.code else signal.SIGTERM
-        raise StoppedError(f"stopped by {number.name}: continue with ckpt={run_dir}.", number) from stop
-    if not best.best_model_path:
-        log.info("training ended before its first validation: the last weights are the best there are")
-        best.best_model_path = str(run_dir / "checkpoints" / "best.ckpt")
-        trainer.save_checkpoint(best.best_model_path)
-    epochs = trainer.current_epoch
-    metrics = _evaluate(cfg, trainer, module, data, Path(best.best_model_path))
-    metrics |= {
-        "train/samples_per_second": throughput.samples_per_second,
-        "best_epoch": read_checkpoint(Path(best.best_model_path))["epoch"],
-        "epochs": epochs,
-        "seconds": time.perf_counter() - start,
-        **data.data.references,
-    }
+    how_to_go_on = f"continue with ckpt={run_dir}"
+    with stopped_at_once(how_to_go_on), faults_in_one_sentence(how_to_go_on):
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+        except SystemExit as stop:
+            if last.stopped_by is None:
+                raise
+            raise StoppedError(f"stopped by {last.stopped_by.name}: {how_to_go_on}.", last.stopped_by) from stop
+        if last.stopped_by is not None:  # after its last step
+            raise StoppedError(f"stopped by {last.stopped_by.name}: {how_to_go_on}.", last.stopped_by)
+        if not best.best_model_path:
+            log.info("training ended before its first validation: the last weights are the best there are")
+            best.best_model_path = str(folder / BEST)
+            trainer.save_checkpoint(best.best_model_path, weights_only=False)
+        trained = {"train/samples_per_second": throughput.samples_per_second, "epochs": trainer.current_epoch}
+        if finite.skip:
+            trained["train/skipped_batches"] = finite.skipped
+        metrics = _evaluate(cfg, trainer, module, data, Path(best.best_model_path))
+    metrics |= trained | data.data.references
+    metrics |= {"best_epoch": read_checkpoint(Path(best.best_model_path))["epoch"], "seconds": last.seconds}
     if trainer.is_global_zero:
         runs.write_json(run_dir / "metrics.json", metrics)
         tracking.conclude(loggers, run_dir, metrics)
+        (folder / PREVIOUS).unlink(missing_ok=True)
         print_results(metrics, cfg.name)
         print_training(metrics)
         say(f"run folder: {run_dir}")
     return metrics
+
+
+def _kept_rows(resumed: Path | None, run_dir: Path) -> int:
+    """Rows of metrics.csv that a checkpoint goes on after."""
+    if resumed is None:
+        return 0
+    state = read_checkpoint(resumed)
+    if (saved := state.get("resume")) and saved["csv_rows"] is not None:
+        return saved["csv_rows"]
+    return rows_before(run_dir / "metrics.csv", state["global_step"])
 
 
 def _evaluate_only(
@@ -200,11 +226,14 @@ def _evaluate_only(
     return metrics
 
 
-def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+def _trainer(
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], *, first: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
     chosen = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
     return instantiate(
         cfg.trainer,
-        callbacks=[*chosen, *callbacks],
+        callbacks=[*first, *chosen, *callbacks],
+        plugins=[AtomicIO()],
         logger=loggers,
         default_root_dir=cfg.run_dir,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in chosen),
@@ -238,6 +267,7 @@ def _hush_lightning() -> None:
         ".*smaller than the logging interval.*",  # a small log has short epochs
         ".*could not find the monitored key.*",  # `train` says what it means
         ".*callbacks used to create the checkpoint need to be provided.*",  # evaluating alone needs none
+        ".*checkpoint that ended before the epoch ended.*",  # the DataModule takes the sampler to its place
         ".*LeafSpec.* is deprecated.*",
         ".*It is recommended to use .*sync_dist=True.*",  # what is logged is already the same in every process
     ):
@@ -289,6 +319,7 @@ def main() -> None:
     register()
     with mistakes_in_one_sentence("dien-train"):
         cluster.get_ready(sys.argv[1:])
+        logging.raiseExceptions = False  # a full disk also ends the log: one sentence says so, not one a line
         sys.argv[1:] = runs.with_overrides_of_resumed_run(sys.argv[1:])
         _train()
 

@@ -1,10 +1,11 @@
 """The data of a run: prepared once per node, opened by every process, read by any number of workers."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -18,6 +19,9 @@ from dien.data.sources.base import Source
 from dien.data.translate import translated
 from dien.errors import ConfigError, check_whole
 from dien.tables import Table
+
+_GRACE = 30
+"""Seconds that a reading process lives on after SIGTERM."""
 
 
 class DataModule(LightningDataModule):
@@ -124,6 +128,7 @@ class DataModule(LightningDataModule):
         self._place: Path | None = None
         self._data: Prepared | None = None
         self._rows: dict[Split, SplitRows] = {}
+        self._position: dict[str, Any] | None = None
 
     @property
     def data(self) -> Prepared:
@@ -174,6 +179,27 @@ class DataModule(LightningDataModule):
         self.setup()
         return self._rows[split]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is among the batches of all processes, and of which dataset they are."""
+        assert self.trainer is not None
+        epoch, batches = position(self.trainer)
+        rows, batch = len(self.rows("train")), self.batch_size * self.trainer.world_size
+        return {
+            "epoch": epoch,
+            "batches": batches,
+            "rows": rows,
+            "batch": batch,
+            "fingerprint": self.data.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._position = state_dict
+
+    @classmethod
+    def fingerprint_of(cls, checkpoint: dict[str, Any]) -> str | None:
+        """Of the dataset that a checkpoint was trained on, if it says so."""
+        return checkpoint.get(cls.__qualname__, {}).get("fingerprint")
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train", self.batch_size, shuffle=True, bucket=self.bucket)
 
@@ -208,7 +234,9 @@ class DataModule(LightningDataModule):
             world_size=world_size,
         )
         if shuffle and self.trainer is not None:  # workers read ahead before Lightning announces a resumed epoch
-            sampler.set_epoch(self.trainer.fit_loop.state_dict()["epoch_progress"]["current"]["processed"])
+            sampler.set_epoch(position(self.trainer)[0])
+            if self._position is not None and self._position["batches"]:
+                sampler.resume(self._position)
         return DataLoader(
             rows,
             batch_size=None,
@@ -218,7 +246,22 @@ class DataModule(LightningDataModule):
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             persistent_workers=self.persistent_workers and self.num_workers > 0 and shuffle,
+            worker_init_fn=_outlive_signals,
         )
+
+
+def position(trainer: Trainer) -> tuple[int, int]:
+    """The epoch that a trainer is in or would begin next, and how many of its batches are done."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    under_way = progress.processed < progress.ready
+    return progress.processed, trainer.fit_loop.epoch_loop.batch_progress.current.completed if under_way else 0
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to all processes of a job ends this one by way of the training process, which has a step to finish."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
 
 
 class _Parcel:

@@ -3,6 +3,7 @@
 Axes: B rows of a batch.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -77,6 +78,11 @@ class RowSampler(Sampler[RowBatch]):
             )
         self.epoch = position["epoch"]
         self._resume = (position["epoch"], position["batches"])
+
+    def batch(self, epoch: int, number: int) -> NDArray[np.int64]:
+        """The rows of this rank in one batch of an epoch: where a batch came from, found out afterwards."""
+        batches = self._global_batches(epoch if self.shuffle else 0)
+        return next(itertools.islice(batches, number, None))[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         return len(self._starts())

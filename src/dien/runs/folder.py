@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dien.errors import DienError
+from dien.errors import DienError, named
 
 PACKAGES = (
     "torch",
@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with named(path), os.fdopen(handle, "wb") as file:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
