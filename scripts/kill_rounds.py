@@ -43,8 +43,11 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=3.0, help="seconds after start or first step (3)")
     parser.add_argument("--epochs", type=int, default=3, help="of the training (3)")
     parser.add_argument("--workers", type=int, default=0, help="reading processes (0)")
+    parser.add_argument("--pace", type=float, default=0.0, help="seconds that every step sleeps (0)")
     parser.add_argument("overrides", nargs="*", help="further overrides of dien-train")
     arguments = parser.parse_args()
+    global PACE
+    PACE = arguments.pace
     options = [*OPTIONS, f"trainer.max_epochs={arguments.epochs}", f"data.num_workers={arguments.workers}"]
     given = {override.split("=")[0] for override in arguments.overrides}
     options = [option for option in options if option.split("=")[0] not in given] + arguments.overrides
@@ -81,7 +84,7 @@ def kill(place: Path, options: list[str], rounds: int, seed: int, longest: float
         lost += max(0, made - kept)
         table.add_row(
             str(kills),
-            f"{delay:.2f} of its {'first step' if from_step else 'start'}",
+            f"{delay:.2f} of its {'1st step' if from_step else 'start'}",
             str(made),
             str(kept),
             str(max(0, made - kept)),
@@ -98,7 +101,7 @@ def live(place: Path, options: list[str], delay: float | None, *, from_step: boo
     """
     place.mkdir(exist_ok=True)
     (place / "made").unlink(missing_ok=True)
-    process = CONTEXT.Process(target=child, args=(place, options))
+    process = CONTEXT.Process(target=child, args=(place, options, PACE))
     process.start()
     while from_step and delay is not None and process.is_alive() and not (place / "made").exists():
         time.sleep(0.01)
@@ -109,7 +112,7 @@ def live(place: Path, options: list[str], delay: float | None, *, from_step: boo
     return process.exitcode
 
 
-def child(place: Path, options: list[str]) -> None:
+def child(place: Path, options: list[str], pace: float) -> None:
     os.chdir(place)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -121,6 +124,7 @@ def child(place: Path, options: list[str]) -> None:
 
     def counted(self: ClickModule, batch: Any, batch_idx: int) -> Any:
         Path("made").write_text(str(self.global_step + 1))
+        time.sleep(pace)
         return step(self, batch, batch_idx)
 
     ClickModule.training_step = counted  # type: ignore[method-assign]
@@ -169,6 +173,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+PACE = 0.0
 CONTEXT = multiprocessing.get_context("forkserver")  # imports once, not once a round
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ class _Hashing:
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
 
-    def write_checkpoint(self, data: bytes) -> int:
+    def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self.file.write(data)
 
