@@ -80,7 +80,8 @@ class Last(Callback):
     ) -> None:
         if not self._saving:  # best.ckpt, which Lightning saves in the midst of its loops
             return
-        rows = next((logger.rows for logger in trainer.loggers if isinstance(logger, RunCSV)), None)
+        ours = [logger for logger in trainer.loggers if isinstance(logger, RunCSV)]
+        rows = ours[0].rows if ours and trainer.is_global_zero else None
         checkpoint["resume"] = resume.snapshot(trainer, csv_rows=rows, seconds=self.seconds)
         saved = checkpoint["resume"]
         checkpoint["epoch"] = saved["epoch"] - (saved["batches"] == 0)  # the newest that was trained
@@ -117,7 +118,8 @@ class Last(Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self.stopped_by and time.monotonic() - self._stopped_at > PATIENCE:
+        # One of several processes cannot leave alone.
+        if self.stopped_by and time.monotonic() - self._stopped_at > PATIENCE and trainer.world_size == 1:
             raise SystemExit
 
     @override
@@ -142,7 +144,7 @@ class Last(Callback):
         start = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
-            if isinstance(logger, RunCSV):
+            if isinstance(logger, RunCSV) and trainer.is_global_zero:
                 logger.sync()
         self._saving = True
         try:
@@ -153,8 +155,13 @@ class Last(Callback):
         self._cost = self._saved_at - start
 
     def _stop_lightning(self, trainer: pl.Trainer) -> None:
-        # Gradients that are being accumulated are in no checkpoint.
-        if self.stopped_by and not trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate():  # gradients that are being accumulated are in no checkpoint
+            return
+        stop = self.stopped_by is not None
+        if trainer.world_size > 1:  # a signal reaches the processes at different times, or only one of them
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            self.stopped_by = self.stopped_by or signal.SIGTERM
             trainer._signal_connector.received_sigterm = True  # SIGTERMException comes after this step
 
     def _due(self, trainer: pl.Trainer, batch_idx: int) -> bool:

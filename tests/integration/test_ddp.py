@@ -1,8 +1,10 @@
 """Two processes train what one does: the same rows, losses and metrics; and leave one run folder."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import polars as pl
 import pytest
@@ -51,6 +53,32 @@ def test_one_folder_and_one_voice(both):
     assert sorted(path.name for path in two.parent.iterdir()) == ["cache", "one", "two"]
     assert said.count("gated scan") == 1
     assert "2 processes: 66 rows a step in all" in said
+
+
+def test_a_signal_to_one_process_stops_both_and_they_go_on_to_the_same_bits(both, free_port, monkeypatch):
+    one, two, _ = both
+    place, stopped = one.parent, one.parent / "elsewhere" / "stopped"
+    monkeypatch.setenv("DIEN_CACHE", str(place / "cache"))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    options = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.bucket=5", "callbacks=quiet"]
+    options += ["data.batch_size=33", "data.eval_batch_size=333", "checkpoint.steps=6"]
+    command = [sys.executable, "-m", "dien.train", *ALIKE, *options, f"hydra.run.dir={stopped}"]
+    last = stopped / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not last.exists():
+            time.sleep(0.01)
+        process.terminate()
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    saved = torch.load(last, weights_only=True)["resume"]
+    assert (saved["epoch"], saved["batches"]) < (2, 0)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    resumed = subprocess.run([*command[:3], f"ckpt={stopped}"], capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (stopped / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (two, stopped)]
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key
 
 
 def test_evaluation_over_processes_is_exact(both, free_port, monkeypatch):
