@@ -7,6 +7,7 @@ there were that many kills and weights, moments of the optimizer, metrics.csv an
 """
 
 import argparse
+import csv
 import json
 import multiprocessing
 import os
@@ -33,7 +34,7 @@ OPTIONS = [
     "callbacks=quiet",
     "checkpoint.steps=10",
 ]
-CLOCK = ("seconds", "train/samples_per_second")
+CLOCK = ("seconds", "train/samples_per_second", "train/data_wait")
 
 
 def main() -> int:
@@ -148,9 +149,14 @@ def made_of(place: Path) -> int:
     return int(path.read_text() or 0) if path.is_file() else 0
 
 
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key not in CLOCK} for row in csv.DictReader(file)]
+
+
 def differences(a: Path, b: Path) -> list[str]:
     """What two runs do not have in common, down to the bit, but for the clock and the places of their files."""
-    found = [] if (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes() else ["metrics.csv"]
+    found = [] if rows_of(a) == rows_of(b) else ["metrics.csv"]
     one, other = (json.loads((run / "metrics.json").read_text()) for run in (a, b))
     found += [f"metrics.json {key}" for key in one.keys() | other.keys() if key not in CLOCK and one[key] != other[key]]
     for name in ("best.ckpt", "last.ckpt"):

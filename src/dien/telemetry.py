@@ -42,10 +42,13 @@ class Telemetry(callbacks.Callback):
         self._traced: Batch | None = None
         self._step, self._every = 0, 1
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._clock = _Clock()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = _Clock()  # a resumed run begins within an epoch
         # Counted here from now on: to ask the trainer in every step costs as much as the norm itself.
         self._step, self._every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = _Clock()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int

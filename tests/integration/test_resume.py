@@ -1,5 +1,6 @@
 """A training that is stopped anywhere goes on to the same bits: weights, moments, counters, metrics and their rows."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import torch
 
 from dien.module import ClickModule
 
-CLOCK = ("seconds", "train/samples_per_second")
+CLOCK = ("seconds", "train/samples_per_second", "train/data_wait")
 """What the clock decides."""
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def plain(value: Any) -> Any:
         return {
             plain(str(key)): plain(item)
             for key, item in value.items()
-            if key not in ("seconds", "Throughput", "last_model_path", "dirpath")
+            if key not in ("Throughput", "last_model_path", "dirpath", *CLOCK)
         }
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -102,12 +103,18 @@ def plain(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and "/checkpoints" in value else value
 
 
+def rows_of(folder: str) -> list[dict[str, str]]:
+    """metrics.csv without what the clock decides."""
+    with Path(folder, "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key not in CLOCK} for row in csv.DictReader(file)]
+
+
 def everything(folder: str) -> dict[str, Any]:
     """All that a run leaves, comparable with `==`."""
     metrics = json.loads(Path(folder, "metrics.json").read_text())
     return {
         "metrics.json": {key: value for key, value in metrics.items() if key not in CLOCK},
-        "metrics.csv": Path(folder, "metrics.csv").read_bytes(),
+        "metrics.csv": rows_of(folder),
         **{
             name: plain(torch.load(Path(folder, "checkpoints", name), weights_only=True))
             for name in ("best.ckpt", "last.ckpt")
@@ -118,7 +125,7 @@ def everything(folder: str) -> dict[str, Any]:
 def expect_same(folder: str, whole: str = "whole") -> None:
     found, wanted = everything(folder), everything(whole)
     assert found["metrics.json"] == wanted["metrics.json"]
-    assert found["metrics.csv"].decode() == wanted["metrics.csv"].decode()
+    assert found["metrics.csv"] == wanted["metrics.csv"]
     for name in ("best.ckpt", "last.ckpt"):
         for key in wanted[name].keys() - ({"loops"} if name == "best.ckpt" else set()):  # Lightning's bookkeeping
             value = wanted[name][key]
