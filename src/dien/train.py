@@ -36,9 +36,9 @@ from dien.data import authors_format
 from dien.data.datamodule import DataModule
 from dien.data.protocol import SPLITS
 from dien.errors import ConfigError, DienError, StoppedError, check_at_least, check_choice, check_whole
-from dien.launch import run_job, sweep_name
 from dien.faults import faults_in_one_sentence
 from dien.finite import FiniteLoss
+from dien.launch import run_job, sweep_name
 from dien.module import ClickModule
 from dien.ops import engine_for
 from dien.resume import StepSeed, check_can_go_on
