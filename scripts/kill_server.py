@@ -1,7 +1,7 @@
 """Kill the server under load and while it starts, again and again: nobody may get a wrong score.
 
-Clients of different users click and ask without a pause, and compare every score with a ranker of their own. In turn the
-server is killed (SIGKILL) at a random moment of its work, and at a random moment of its start; each time a new one
+Clients of different users click and ask without a pause, and compare every score with a ranker of their own. In turn
+the server is killed (SIGKILL) at a random moment of its work, and at a random moment of its start; each time a new one
 starts on the same port. At last it is stopped (SIGTERM) under load. Ends with status 1 if any score was wrong or the
 last stop did not end with status 0.
 
@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -35,13 +36,21 @@ class Round(NamedTuple):
 
 
 async def trial(
-    run: Path | str, *, rounds: int, clients: int = 4, work: float = 2.0, seed: int = 0, options: tuple[str, ...] = ()
+    run: Path | str,
+    *,
+    rounds: int,
+    clients: int = 4,
+    work: float = 2.0,
+    seed: int = 0,
+    options: tuple[str, ...] = (),
+    at_last: Callable[[ServerProcess], Awaitable[None]] | None = None,
 ) -> list[Round]:
     """Kill a server `rounds` times, alternately under load and during its start; the last round is a stop.
 
     Args:
         work: seconds within which a server at work is killed.
         options: of serve.py.
+        at_last: what the last server is used for before it is stopped, once the clients are done.
     """
     rng = random.Random(seed)
     ranker = Ranker.load(run)
@@ -71,6 +80,10 @@ async def trial(
                     await asyncio.sleep(0.01)
                 moment = rng.uniform(0, work)
                 await asyncio.sleep(moment)
+                if number == rounds and at_last is not None:
+                    done.set()
+                    await asyncio.gather(*tasks)
+                    await at_last(server)
                 event = f"{'stopped' if number == rounds else 'killed'} after {moment:.2f} s of work"
             number_of_signal = signal.SIGTERM if number == rounds else signal.SIGKILL
             status = await asyncio.to_thread(server.end, number_of_signal)

@@ -72,37 +72,34 @@ def summarise(
 
 
 async def measure(
-    run: Path | str,
+    url: str,
+    items: list[object],
     *,
     rates: Sequence[float],
     seconds: float,
     history: int,
     candidates: int,
-    options: tuple[str, ...] = (),
     seed: int = 0,
 ) -> list[Step]:
-    """One step after the other, on one server; each begins when the one before is answered."""
+    """One step after the other, on one server; each begins when the one before is answered.
+
+    Args:
+        items: raw ids that the model knows.
+    """
     rng = np.random.default_rng(seed)
-    items = list(Ranker.load(run).items.row_of)
-    server = ServerProcess(run, *options)
-    try:
-        await asyncio.to_thread(server.listen)
-        await server.ready()
-        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
-            bodies = [_body(rng, items, history, candidates) for _ in range(200)]
-            await _offer(client, bodies, np.linspace(0, 1, 20))  # warm up
-            steps = []
-            for rate in rates:
-                due = np.sort(rng.uniform(0, seconds, round(rate * seconds)))
-                before = await _batches(client)
-                latencies, failed = await _offer(client, bodies, due)
-                ranked, batches = np.subtract(await _batches(client), before)
-                batch = float(ranked / batches) if batches else np.nan
-                steps.append(summarise(rate, seconds, latencies, failed=failed, batch=batch))
-        return steps
-    finally:
-        await asyncio.to_thread(server.end, signal.SIGTERM)
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        bodies = [_body(rng, items, history, candidates) for _ in range(200)]
+        await _offer(client, bodies, np.linspace(0, 1, 20))  # warm up
+        steps = []
+        for rate in rates:
+            due = np.sort(rng.uniform(0, seconds, round(rate * seconds)))
+            before = await _batches(client)
+            latencies, failed = await _offer(client, bodies, due)
+            ranked, batches = np.subtract(await _batches(client), before)
+            batch = float(ranked / batches) if batches else np.nan
+            steps.append(summarise(rate, seconds, latencies, failed=failed, batch=batch))
+    return steps
 
 
 def _body(rng: np.random.Generator, items: list[object], history: int, candidates: int) -> bytes:
@@ -202,18 +199,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figure there: FILE.svg, FILE.png")
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="more for serve.py, such as '--queue 64'")
     options = parser.parse_args()
-    steps = asyncio.run(
-        measure(
-            options.run,
-            rates=[float(rate) for rate in options.rates.split(",")],
-            seconds=options.seconds,
-            history=options.history,
-            candidates=options.candidates,
-            options=tuple(options.serve.split()),
+    items = list(Ranker.load(options.run).items.row_of)
+    server = ServerProcess(options.run, *options.serve.split())
+    try:
+        server.listen()
+        asyncio.run(server.ready())
+        steps = asyncio.run(
+            measure(
+                server.url,
+                items,
+                rates=[float(rate) for rate in options.rates.split(",")],
+                seconds=options.seconds,
+                history=options.history,
+                candidates=options.candidates,
+            )
         )
-    )
+    finally:
+        server.end(signal.SIGTERM)
     title = f"{options.history} clicks and {options.candidates} candidates a request"
-    Console().print(table_of(steps, title))
+    Console(width=100).print(table_of(steps, title))
     if options.output:
         draw(steps, options.output, title=title)
 
