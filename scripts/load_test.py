@@ -21,7 +21,7 @@ import httpx
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 from serving_client import ServerProcess
@@ -172,6 +172,7 @@ def draw(steps: list[Step], output: Path, *, title: str) -> None:
             above.plot(rates, values, line, color=colour, marker=marker, markersize=4, label=f"{percentile} %")
         above.set_yscale("log")
         above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        above.yaxis.set_minor_formatter(NullFormatter())
         above.set_ylabel("latency of ranked requests (ms)")
         above.set_title(title, fontsize=8, loc="left")
         above.legend(title="percentile", frameon=False)

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 CONNECTIONS = 800
 """Open at the same time; more get 503. Below the 1,024 files that a process usually may open."""
 
-SWITCH_SECONDS = 0.0005
-"""After which the event loop gets the interpreter from the ranking thread."""
-
 
 class Server(uvicorn.Server):
     """Ends with status 0 after a stop that was asked for; says at once that it is stopping."""
@@ -107,8 +104,6 @@ def serve(options: argparse.Namespace) -> None:
         timeout_graceful_shutdown=options.grace,
     )
     server = Server(config, service)
-    # The ranking thread would else keep the interpreter for 5 ms at a time, and with it every read and answer.
-    sys.setswitchinterval(SWITCH_SECONDS)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     server.run(sockets=[listener])
