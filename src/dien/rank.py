@@ -69,12 +69,8 @@ class Ids:
 
     def rows(self, raw: Iterable[Any]) -> list[int]:
         """Rows of raw ids, 1 for an unknown one; 7 and "7" are the same id."""
-        find, own = self.row_of.get, self._own
-        return [find(one if type(one) is self._type else own(one), UNKNOWN) for one in raw]
-
-    @property
-    def _type(self) -> type:
-        return str if self.text else int
+        find, own, kind = self.row_of.get, self._own, str if self.text else int
+        return [find(one if type(one) is kind else own(one), UNKNOWN) for one in raw]
 
     def _own(self, raw: object) -> object:
         """The id in the type that the log has."""

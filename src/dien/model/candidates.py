@@ -6,6 +6,8 @@ vector, H hidden, A first attention layer.
 The extractor never sees the candidate, so its states are the history's. Attention compares every state with every
 candidate: of its first layer the half that reads the state alone is shared. The evolution reads the states through
 one projection `W h_t + b`, which is shared too; only its gates, and `a_t W h_t` of AIGRU, are the candidate's own.
+
+For inference on the CPU `attend` and `_evolve` call compiled kernels (`dien.ops.ranking`); elsewhere they are plain torch.
 """
 
 from typing import NamedTuple
@@ -19,11 +21,13 @@ from dien.model.baselines import DIN
 from dien.model.dien import DIEN
 from dien.model.evolution import AIGRU, GRU
 from dien.model.steps import Steps
-from dien.ops import gated_scan, last_state, linear
+from dien.ops import gated_scan, last_state, linear, ranking
 
 PAIR_STEPS = 1 << 14
-"""Steps of (candidate, history) pairs computed at a time: their intermediate values fit the caches of a core, and
-memory does not grow with the number of candidates."""
+"""Steps of (candidate, history) pairs that plain torch computes at a time: their intermediate values fit the caches of
+a core, and memory does not grow with the number of candidates."""
+CANDIDATES = 1 << 12
+"""Candidates at a time where kernels compute: one number a step is all that is kept of a pair."""
 
 
 class Shared(NamedTuple):
@@ -78,8 +82,8 @@ def share(network: DIEN | DIN, user: Tensor, history_TD: Tensor, interest_TH: Te
 
 def score(network: DIEN | DIN, shared: Shared, target_CD: Tensor) -> Tensor:
     """Logits [C] of candidates, each as if it were the target of the one history."""
-    steps = max(len(shared.facts_TH), 1)
-    parts = target_CD.split(max(PAIR_STEPS // steps, 1))
+    at_once = CANDIDATES if _fused(network, shared) else max(PAIR_STEPS // max(len(shared.facts_TH), 1), 1)
+    parts = target_CD.split(at_once)
     return torch.cat([_score(network, shared, part_CD) for part_CD in parts])
 
 
@@ -94,6 +98,13 @@ def _score(network: DIEN | DIN, shared: Shared, target_CD: Tensor) -> Tensor:
     return logit_C
 
 
+def _fused(network: DIEN | DIN, shared: Shared) -> bool:
+    """Whether every part of the network that sees pairs of candidates and steps has a kernel here."""
+    attention = network.attention
+    has_kernel = not isinstance(attention, MLPAttention) or _two_sigmoids(attention) is not None
+    return has_kernel and ranking.suits(shared.facts_TH)
+
+
 def attend(attention: nn.Module, facts_TH: Tensor, keys_TA: Tensor | None, target_CD: Tensor) -> Tensor:
     """Attention [C, T] of every candidate to the steps of the one history."""
     count, steps = len(target_CD), len(facts_TH)
@@ -104,23 +115,39 @@ def attend(attention: nn.Module, facts_TH: Tensor, keys_TA: Tensor | None, targe
     query_CH = attention.query(target_CD)
     q_AH, _, difference_AH, product_AH = attention.first.weight.chunk(4, 1)
     row_CA = linear(query_CH, q_AH + difference_AH, attention.first.bias)
+    if (layers := _two_sigmoids(attention)) and ranking.suits(query_CH, row_CA, facts_TH, keys_TA, product_AH):
+        second, output = ((layer.weight, layer.bias) for layer in layers)
+        return ranking.attention_scores(query_CH, row_CA, facts_TH, keys_TA, product_AH, second, output).softmax(1)
     first_CTA = linear(query_CH[:, None] * facts_TH, product_AH) + keys_TA + row_CA[:, None]
     return attention.rest(first_CTA.flatten(0, 1)).view(count, steps).softmax(1)
+
+
+def _two_sigmoids(attention: MLPAttention) -> tuple[nn.Linear, nn.Linear] | None:
+    """The linear layers after the first if the hidden layers are two, both with sigmoids, as in the authors' code."""
+    match [layer for layer in attention.rest.modules() if not isinstance(layer, nn.Sequential)]:
+        case [nn.Sigmoid(), nn.Linear() as second, nn.Sigmoid(), nn.Linear() as output]:
+            return second, output
+    return None
 
 
 def _evolve(network: DIEN, projected_T3H: Tensor, attention_CT: Tensor) -> Tensor:
     """The evolved interest [C, H] of every candidate."""
     layer, rule = network.evolution.recurrence, network.evolution.rule
+    input_bias = layer.bias_ih if isinstance(network.evolution, AIGRU) else None
+    if ranking.suits(projected_T3H, attention_CT, layer.weight_hh):
+        return ranking.evolve(
+            projected_T3H, attention_CT, layer.weight_hh, layer.bias_hh, rule=rule, input_bias=input_bias
+        )
     count, steps = attention_CT.shape
     offsets = (
         torch.arange(0, (count + 1) * steps, steps, device=attention_CT.device)
         if steps
         else attention_CT.new_zeros(count + 1, dtype=torch.int64)
     )
-    if isinstance(network.evolution, AIGRU):
-        projected_CT3H = attention_CT[..., None] * projected_T3H + layer.bias_ih
-    else:
+    if input_bias is None:
         projected_CT3H = projected_T3H.expand(count, -1, -1)
+    else:
+        projected_CT3H = attention_CT[..., None] * projected_T3H + input_bias
     states_NH = gated_scan(
         projected_CT3H.flatten(0, 1),
         None if rule == "gru" else attention_CT.flatten(),

@@ -29,7 +29,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
-    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    # Without gradients, the call of an autograd function would cost more than a small kernel.
+    run = _Linear.apply if torch.is_grad_enabled() else _Linear.forward
+    y: Tensor = run(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))
 
 

@@ -43,6 +43,8 @@ def test_equals_torch(steps: int, inputs: int, outputs: int, dtype: torch.dtype,
     assert used_kernel(linear(*leaves))
     assert_close(results(linear, *leaves), results(F.linear, *leaves))
     assert_close(results(linear, *leaves[:2]), results(F.linear, *leaves[:2]))  # no bias
+    with torch.no_grad():
+        assert_close([linear(*leaves)], [F.linear(*leaves)])
 
 
 def test_leading_axes_and_strides(always, assert_close) -> None:

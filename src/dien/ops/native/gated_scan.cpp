@@ -17,13 +17,13 @@
 #include <numeric>
 #include <vector>
 
+#include "gates.h"
 #include "product.h"
 
 namespace dien {
 
 constexpr int kGroups = 4;                  // groups of blocks per thread
 constexpr int64_t kChunkBytes = 256 << 10;  // gradients kept in cache until the weight gradient takes them
-constexpr double kSerialWork = 1e6;  // multiply-adds below which waking threads costs more than it gains
 
 // The rows of a batch, longest first, cut into blocks, and the blocks dealt to groups of about as many steps.
 // Threads take groups as they get free; what is summed over steps is summed per group, so a result never
@@ -66,12 +66,6 @@ bool valid(const int64_t* offsets, int64_t batch, int64_t steps) {
   return true;
 }
 
-// What a step writes, for all rules at once: w = (gate + gate_attention * a) * u + attention * a.
-template <class T>
-struct Rule {
-  T gate, gate_attention, attention;
-};
-
 template <class T>
 struct Arguments {
   const T* attention;  // [N], or null: 0
@@ -111,18 +105,15 @@ void forward_block(const Arguments<T>& s, const T* projected, const T* bias, con
       for (int64_t at = 0; at < H; at += kLanes<T>) {
         // The last vector overlaps the one before instead of leaving H: it computes the same values twice.
         const int64_t j = std::min(at, H - lanes);
-        Vec<T> reset, update;
-        sigmoids(load(x + j, lanes) + load(h + j), -(load(x + H + j, lanes) + load(h + H + j)), reset,
-                 update);
-        const Vec<T> hidden_n = load(h + 2 * H + j);
-        const Vec<T> n = tanh(load(x + 2 * H + j, lanes) + reset * hidden_n);
+        const Gates<T> g =
+            gates(load(x + j, lanes), load(x + H + j, lanes), load(x + 2 * H + j, lanes), h + j, H);
         const Vec<T> old = load(before + j, lanes);
-        store(after + j, old + (update * gate + add) * (n - old), lanes);
+        store(after + j, old + (g.update * gate + add) * (g.n - old), lanes);
         if (saved) {
-          store(saved + j, reset, lanes);
-          store(saved + H + j, update, lanes);
-          store(saved + 2 * H + j, n, lanes);
-          store(saved + 3 * H + j, hidden_n, lanes);
+          store(saved + j, g.reset, lanes);
+          store(saved + H + j, g.update, lanes);
+          store(saved + 2 * H + j, g.n, lanes);
+          store(saved + 3 * H + j, g.hidden_n, lanes);
         }
       }
       previous[r] = after;

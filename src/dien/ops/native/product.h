@@ -16,6 +16,7 @@ namespace dien {
 
 constexpr int kRows = 6;                            // rows of a tile
 constexpr int kVectors = kRegisters == 32 ? 4 : 2;  // vectors of a tile: rows x vectors sums fit in registers
+constexpr double kSerialWork = 1e6;  // multiply-adds below which waking threads costs more than it gains
 
 template <class T>
 struct Free {
