@@ -7,7 +7,8 @@ The extractor never sees the candidate, so its states are the history's. Attenti
 candidate: of its first layer the half that reads the state alone is shared. The evolution reads the states through
 one projection `W h_t + b`, which is shared too; only its gates, and `a_t W h_t` of AIGRU, are the candidate's own.
 
-For inference on the CPU `attend` and `_evolve` call compiled kernels (`dien.ops.ranking`); elsewhere they are plain torch.
+For inference on the CPU `attend` and `_evolve` call compiled kernels (`dien.ops.ranking`), elsewhere they are plain
+torch.
 """
 
 from typing import NamedTuple

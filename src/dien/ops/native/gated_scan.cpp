@@ -17,8 +17,8 @@
 #include <numeric>
 #include <vector>
 
-#include "gates.h"
 #include "product.h"
+#include "rule.h"
 
 namespace dien {
 
@@ -105,15 +105,18 @@ void forward_block(const Arguments<T>& s, const T* projected, const T* bias, con
       for (int64_t at = 0; at < H; at += kLanes<T>) {
         // The last vector overlaps the one before instead of leaving H: it computes the same values twice.
         const int64_t j = std::min(at, H - lanes);
-        const Gates<T> g =
-            gates(load(x + j, lanes), load(x + H + j, lanes), load(x + 2 * H + j, lanes), h + j, H);
+        Vec<T> reset, update;
+        sigmoids(load(x + j, lanes) + load(h + j), -(load(x + H + j, lanes) + load(h + H + j)), reset,
+                 update);
+        const Vec<T> hidden_n = load(h + 2 * H + j);
+        const Vec<T> n = tanh(load(x + 2 * H + j, lanes) + reset * hidden_n);
         const Vec<T> old = load(before + j, lanes);
-        store(after + j, old + (g.update * gate + add) * (g.n - old), lanes);
+        store(after + j, old + (update * gate + add) * (n - old), lanes);
         if (saved) {
-          store(saved + j, g.reset, lanes);
-          store(saved + H + j, g.update, lanes);
-          store(saved + 2 * H + j, g.n, lanes);
-          store(saved + 3 * H + j, g.hidden_n, lanes);
+          store(saved + j, reset, lanes);
+          store(saved + H + j, update, lanes);
+          store(saved + 2 * H + j, n, lanes);
+          store(saved + 3 * H + j, hidden_n, lanes);
         }
       }
       previous[r] = after;

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "gates.h"
 #include "product.h"
+#include "rule.h"
 
 namespace dien {
 
@@ -146,15 +146,17 @@ void evolve_block(const Evolution<T>& e, int64_t first, int count, const T* bias
     product(count, rows, panels, bias, 0, hidden_part);
     const T* x = e.projected + t * 3 * H;
     for (int r = 0; r < count; ++r) {
+      const T* h = hidden_part + r * panels.width;
       const T a = e.attention[(first + r) * e.steps + t], scale = e.input_bias ? a : T(1);
       const T gate = e.rule.gate + e.rule.gate_attention * a, add = e.rule.attention * a;
       const auto input = [&](int64_t i) { return load(x + i, lanes) * scale + load(input_bias + i, lanes); };
       for (int64_t at = 0; at < H; at += kLanes<T>) {
         const int64_t j = std::min(at, H - lanes);
-        const Gates<T> g =
-            gates(input(j), input(H + j), input(2 * H + j), hidden_part + r * panels.width + j, H);
+        Vec<T> reset, update;
+        sigmoids(input(j) + load(h + j), -(input(H + j) + load(h + H + j)), reset, update);
+        const Vec<T> n = tanh(input(2 * H + j) + reset * load(h + 2 * H + j));
         const Vec<T> old = load(before + r * H + j, lanes);
-        store(after + r * H + j, old + (g.update * gate + add) * (g.n - old), lanes);
+        store(after + r * H + j, old + (update * gate + add) * (n - old), lanes);
       }
     }
     std::swap(before, after);
