@@ -31,7 +31,7 @@ from dien.errors import ConfigError, DienError
 log = logging.getLogger(__name__)
 
 IRRELEVANT = (
-    *("run_dir", "ckpt", "threads", "logger", "callbacks.progress"),
+    *("run_dir", "ckpt", "threads", "logger", "callbacks.progress", "checkpoint"),
     *("data.cache", "data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory"),
 )
 """Options that say where and how fast, and not what is trained."""
@@ -145,7 +145,7 @@ def _settings(cfg: DictConfig | ListConfig) -> dict[str, Any]:
 def check_same(job: Job) -> None:
     """Raise `ConfigError` if the folder holds results of a job of another configuration, and name the difference."""
     config = job.folder / "config.yaml"
-    begun = (job.folder / "metrics.json").is_file() or (job.folder / "checkpoints" / "last.ckpt").is_file()
+    begun = (job.folder / "metrics.json").is_file() or any(job.folder.glob("checkpoints/*.ckpt"))
     if not begun or not config.is_file():
         return
     before = _settings(OmegaConf.load(config))
