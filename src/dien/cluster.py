@@ -46,8 +46,12 @@ def requeue_after(stop: StoppedError) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    log.info("%s: job %s goes back into the queue", preempted.name, job)
-    subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:  # an interactive job, say
+        log.warning("%s: job %s cannot go back into the queue (%s)", preempted.name, job, error)
+    else:
+        log.info("%s: job %s goes back into the queue", preempted.name, job)
 
 
 def tasks_per_node(devices: object) -> int:

@@ -51,8 +51,13 @@ def sweep_name() -> str | None:
 
 
 def _alone(cfg: DictConfig, train: Train) -> float:
-    with mistakes_in_one_sentence("dien-train"), _folder(cfg):
-        return _recorded(cfg, train)
+    with mistakes_in_one_sentence("dien-train"):
+        try:
+            with _folder(cfg):
+                return _recorded(cfg, train)
+        except StoppedError as stop:
+            cluster.requeue_after(stop)
+            raise
 
 
 def _of_sweep(cfg: DictConfig, train: Train) -> float | None:

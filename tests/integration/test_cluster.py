@@ -53,6 +53,7 @@ def test_an_array_shares_its_data_and_a_preempted_job_finds_its_folder(dien_trai
 
     assert (slurm / "requeued").read_text() == "4711_0\n"  # the first job was preempted once, and only it
     log = (SWEEP / "model-base_seed-0" / "train.log").read_text()
+    assert "SIGUSR1: job 4711_0 goes back into the queue" in log  # after its checkpoint was written
     assert log.count("model: base") == 2  # two legs in one folder
     assert (SWEEP / "model-base_seed-1" / "train.log").read_text().count("model: base") == 1
     for seed in (0, 1):
@@ -97,6 +98,13 @@ def test_only_the_preemption_signal_requeues(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     cluster.requeue_after(usr1)
     assert called == [["scontrol", "requeue", "12"], ["scontrol", "requeue", "10_2"]]
+
+
+def test_a_job_that_cannot_be_requeued_still_stops_as_it_should(monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("PATH", "")  # no scontrol
+    cluster.requeue_after(StoppedError("stopped by SIGUSR1: ...", signal.SIGUSR1))
+    assert "job 12 cannot go back into the queue" in caplog.text
 
 
 def test_devices_are_counted_for_the_scheduler():
