@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from dien.data.dataset import Prepared
 from dien.data.sources.convert import TimeUnit, ids, labels, timestamps
-from dien.data.sources.reading import Dialect, read_columns
+from dien.data.sources.reading import FILE, Dialect, read_columns
 from dien.errors import DataError
 from dien.impressions import names_in
 
 Ints = NDArray[np.int64]
+
+FAR = 100
+"""Times that are all as many times later than the last click, or earlier than the first, are in another unit."""
 
 
 class Columns(NamedTuple):
@@ -32,10 +35,26 @@ class Clock(NamedTuple):
 
     format: str | None = None
     unit: TimeUnit = "s"
+    first: int = 0
+    """Time of the first click of the prepared dataset, and of its last one."""
+    last: int = 0
 
-    def read(self, frame: pl.DataFrame, name: str) -> Ints:
-        """The column `name` as the prepared dataset counts time."""
-        return timestamps(frame, name, time_format=self.format, time_unit=self.unit).to_numpy().astype(np.int64)
+    def read(self, frame: pl.DataFrame, name: str, *, called: str | None = None) -> Ints:
+        """The column `name` (of messages: `called`) as the prepared dataset counts time.
+
+        Raises:
+            DataError: a time cannot be read, or all of them are in another unit than the log's.
+        """
+        time_N = timestamps(frame, name, time_format=self.format, time_unit=self.unit).to_numpy().astype(np.int64)
+        # Integers are taken as they are: those of another unit would see clicks that came later, or none at all.
+        if len(time_N) and 0 < self.first <= self.last:
+            low, high = int(time_N.min()), int(time_N.max())
+            if low > FAR * self.last or high * FAR < self.first:
+                raise DataError(
+                    f"{frame[FILE][0]}: the column {called or name} has times from {low} to {high}, but the clicks of "
+                    f"the run's log lie between {self.first} and {self.last}: write its times in the unit of the log."
+                )
+        return time_N
 
 
 class Histories(Protocol):
@@ -95,7 +114,7 @@ class TableHistories(Clicks):
         if has_label:  # an impression without a click is never history
             rows = rows.filter(labels(rows, "label", threshold=None) == 1)
         frame = pl.DataFrame({"user": ids(rows, "user").cast(pl.String), "item": ids(rows, "item")})
-        time = None if columns.time is None else clock.read(rows, "time")
+        time = None if columns.time is None else clock.read(rows, "time", called=columns.time)
         frame = frame.with_columns(time=pl.Series(time if time is not None else np.zeros(len(frame), np.int64)))
         frame = frame.sort("user", "time", maintain_order=True)
         self._users = frame["user"].unique(maintain_order=True)

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dien.allocator import keep_freed_memory
 from dien.batch import Batch
 from dien.config import mistakes_in_one_sentence
+from dien.data.datamodule import DataModule
 from dien.data.sources.convert import ids
 from dien.data.sources.reading import FILE, ROW
 from dien.errors import DataError, DienError, check_whole
@@ -43,6 +44,7 @@ class Counts(NamedTuple):
     rows: int
     unknown_users: int
     unknown_items: int
+    empty_histories: int
 
 
 def predict(
@@ -83,7 +85,7 @@ def predict(
     if taken := [name for name in ADDED if name in names]:
         raise DataError(f"{source}: the column {taken[0]} is there already, and would be overwritten: rename it.")
     loaded = load_model(run, checkpoint=checkpoint)
-    data, clock = loaded.data.data, _clock(loaded.config)
+    data, clock = loaded.data.data, _clock(loaded.data)
     columns = _columns(loaded.config, source, names, Columns(user or "", item or "", time))
     if history is None:
         histories: Histories = PreparedHistories(data)
@@ -100,18 +102,19 @@ def predict(
 def _run(
     loaded: LoadedRun, histories: Histories, columns: Columns, clock: Clock, source: Path, target: Path, size: int
 ) -> Counts:
-    rows = users = items = 0
+    rows = users = items = empty = 0
     with Writer(target) as writer, _progress(source) as advance:
         for frame, share in pieces(source, max(PIECE // size, 1) * size):
-            scored = _score(loaded, histories, columns, clock, frame, source, rows, size)
+            scored, without = _score(loaded, histories, columns, clock, frame, source, rows, size)
             writer.write(scored)
             rows += len(scored)
+            empty += without
             users += int(scored["unknown_user"].sum())
             items += int(scored["unknown_item"].sum())
             advance(rows, share)
         if not rows:
             raise DataError(f"{source}: there are no rows in it.")
-    return Counts(rows, users, items)
+    return Counts(rows, users, items, empty)
 
 
 def _score(
@@ -123,8 +126,8 @@ def _score(
     source: Path,
     before: int,
     size: int,
-) -> pl.DataFrame:
-    """A piece of the input with its three new columns; `before` rows were read earlier."""
+) -> tuple[pl.DataFrame, int]:
+    """A piece of the input with its three new columns, and how many histories are empty; `before` rows came earlier."""
     data = loaded.data.data
     first = before + (2 if source.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else 1)
     located = frame.with_columns(
@@ -134,20 +137,22 @@ def _score(
     user_R, item_R = data.user_rows(user_raw), data.item_rows(item_raw)
     time_R = None if columns.time is None else clock.read(_no_empty_text(located, columns.time), columns.time)
     whose_R = histories.user(user_raw)
-    logits = []
+    logits, empty = [], 0
     for start in range(0, len(frame), size):
         part = slice(start, start + size)
         click_N, length_B = histories.find(
             whose_R[part], None if time_R is None else time_R[part], loaded.data.history_length
         )
+        empty += int((length_B == 0).sum())
         batch = _batch(user_R[part], item_R[part], click_N, length_B)
         with torch.inference_mode():
             logits.append(loaded.network(batch).logit_B)
-    return frame.with_columns(
+    scored = frame.with_columns(
         pl.Series("score", torch.cat(logits).sigmoid().numpy()),
         pl.Series("unknown_user", user_R == UNKNOWN),
         pl.Series("unknown_item", item_R == UNKNOWN),
     )
+    return scored, empty
 
 
 def _ids(located: pl.DataFrame, name: str) -> pl.Series:
@@ -210,9 +215,11 @@ def _columns(config: DictConfig, path: Path, there: list[str], asked: Columns) -
     return Columns(str(found[0]), str(found[1]), found[2])
 
 
-def _clock(config: DictConfig) -> Clock:
-    source = config.data.get("source") or {}
-    return Clock(source.get("time_format"), source.get("time_unit") or "s")
+def _clock(data: DataModule) -> Clock:
+    """As the run's log was read; sources that say nothing of a unit count seconds, or nothing that has a unit."""
+    source, time_E = data.source, data.data.click_time
+    first, last = (int(time_E.min()), int(time_E.max())) if len(time_E) else (0, 0)
+    return Clock(getattr(source, "time_format", None), getattr(source, "time_unit", "s"), first, last)
 
 
 @contextmanager
@@ -269,7 +276,7 @@ def main() -> None:
         counts = predict(options.pop("run"), **options)
         print(
             f"{counts.rows:,} rows scored ({counts.unknown_users:,} of unknown users, {counts.unknown_items:,} of "
-            f"unknown items): {options['output']}"
+            f"unknown items, {counts.empty_histories:,} with an empty history): {options['output']}"
         )
 
 

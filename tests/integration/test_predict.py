@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from dien import impressions, predict, runs
+from dien.data.sources.amazon import Amazon
+from dien.data.sources.reading import FILE, ROW
 from dien.errors import DataError
+from dien.histories import Clock
 from dien.metrics import AUC
 
+COLUMNS = [f"data.source.columns.{theirs}={name}" for theirs, name in (("user_id", "user"), ("item_id", "item"))]
+COLUMNS += ["data.source.columns.timestamp=time", "data.source.item_features=[category]"]
 FORMATS = ["parquet", "csv", "csv.gz", "tsv", "jsonl", "ndjson.gz"]
 
 
@@ -58,7 +63,7 @@ def test_the_test_rows_score_as_the_trainer_scored_them_in_every_format(tested, 
         assert out.columns == [*frame.columns, "score", "unknown_user", "unknown_item"]
         assert out["note"].to_list() == frame["note"].to_list()
         assert np.allclose(out["score"].cast(pl.Float64), scores, rtol=0, atol=1e-6), suffix
-        assert counts == (len(frame), 0, 0)
+        assert counts == (len(frame), 0, 0, 0)
     auc = AUC()
     auc.update(torch.logit(torch.tensor(out["score"].cast(pl.Float64).to_numpy())), labels, torch.zeros(len(labels)))
     expected = json.loads((run / "metrics.json").read_text())["test/auc"]
@@ -80,6 +85,32 @@ def test_the_history_may_come_from_a_table(tested, events, tmp_path):
     predict.predict(run, input=source, output=tmp_path / "out3.csv")
     without = read(tmp_path / "out3.csv")["score"].cast(pl.Float64).to_numpy()
     assert np.abs(with_history - without).max() > 1e-3
+
+
+def test_times_in_another_unit_are_refused(dien_train, small, events, tmp_path):
+    """In milliseconds against a log in seconds every row would see clicks that came after it."""
+    second = pl.col("time") + 1_700_000_000
+    pl.read_csv(events).with_columns(second).write_csv(events)
+    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    rows = pl.read_csv(events)[:40]
+    out = tmp_path / "out.parquet"
+    seconds = predict.predict(tmp_path / "run", input=write(rows, tmp_path / "s.csv"), output=out)
+    expected = read(out)["score"].to_list()
+    assert 0 < seconds.empty_histories < 40
+    moments = rows.with_columns(pl.from_epoch("time").dt.strftime("%Y-%m-%dT%H:%M:%S"))
+    assert predict.predict(tmp_path / "run", input=write(moments, tmp_path / "iso.csv"), output=out) == seconds
+    assert read(out)["score"].to_list() == expected
+    for factor in (1000, 0.001):
+        odd = write(rows.with_columns((pl.col("time") * factor).cast(pl.Int64)), tmp_path / "odd.csv")
+        with pytest.raises(DataError, match=r"the column time has times from .* in the unit of the log"):
+            predict.predict(tmp_path / "run", input=odd, output=out)
+
+
+def test_a_source_says_the_unit_of_its_times():
+    units = {release: Amazon(category="Books", release=release).time_unit for release in (2014, 2018, 2023)}
+    assert units == {2014: "s", 2018: "s", 2023: "ms"}
+    frame = pl.DataFrame({"time": ["2023-11-14T22:13:20"], FILE: "table.csv", ROW: [1]})
+    assert Clock(unit=units[2023], first=10**12, last=2 * 10**12).read(frame, "time").tolist() == [1_700_000_000_000]
 
 
 def test_without_a_time_the_whole_history_counts(tested, tmp_path):

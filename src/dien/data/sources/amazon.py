@@ -13,6 +13,7 @@ from dien.data.log import Log
 from dien.data.sources.amazon_lines import Format, OnBadLine, Tally, Which, metadata, read, reviews
 from dien.data.sources.archive import UnreachableError, download, downloads_folder
 from dien.data.sources.base import fingerprint, validate
+from dien.data.sources.convert import TimeUnit
 from dien.errors import ConfigError, DataError, check_choice, check_whole
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,11 @@ class Amazon:
     """Where to fetch the files instead of the official address: a mirror."""
     cache: str | None = None
     """Files are kept in `downloads` in this folder; None for `$DIEN_CACHE` or `~/.cache/dien`."""
+
+    @property
+    def time_unit(self) -> TimeUnit:
+        """Of the timestamps."""
+        return "ms" if self.release == 2023 else "s"
 
     def __post_init__(self) -> None:
         if self.release not in RELEASES:
