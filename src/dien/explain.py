@@ -26,6 +26,7 @@ from dien.data.dataset import Prepared
 from dien.data.names import item_features, item_names, row_of
 from dien.errors import ConfigError
 from dien.model.trace import Trace, trace
+from dien.tables import FIRST_ID
 
 CANDIDATES = 5
 """How many items are compared if none is named."""
@@ -75,7 +76,12 @@ def explain(
         items: rows of the candidates; none takes the item of the user's last event and popular items that the
             history lacks, `CANDIDATES` in all.
         history_length: histories keep their latest clicks up to this many.
+
+    Raises:
+        ConfigError: the user has no event.
     """
+    if prepared.user_offsets[user] == prepared.user_offsets[user + 1]:
+        raise ConfigError(f"user {prepared.user_id(user) if user >= FIRST_ID else user} has no event to explain.")
     event = int(prepared.user_offsets[user + 1]) - 1
     next_item = int(prepared.event_item[event])
     click_T, _ = prepared.history(np.array([event]), history_length)

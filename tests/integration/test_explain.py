@@ -10,6 +10,7 @@ import torch
 from dien import explain, runs
 from dien.data.dataset import RowBatch
 from dien.data.names import item_features, item_names, row_of
+from dien.errors import ConfigError
 
 
 @pytest.fixture
@@ -101,3 +102,14 @@ def test_names_are_those_of_the_log(finished_run):
     for item, category in features.rows()[1:]:
         assert category in (f"c{int(item[1:]) % 4}", "unknown")  # how the fixture makes its items
     assert item_names(prepared, rows) == features["category"].to_list()
+
+
+def test_a_user_without_events_has_nobodys_history(finished_run):
+    loaded = runs.load_model(finished_run)
+    prepared = loaded.data.data
+    user = row_of(prepared, "user", "u7")
+    offsets = prepared.user_offsets.copy()
+    offsets[user + 1 :] -= offsets[user + 1] - offsets[user]  # as if the log had the user's features alone
+    prepared.user_offsets = offsets
+    with pytest.raises(ConfigError, match="user u7 has no event"):
+        explain.explain(loaded.network, prepared, user=user, history_length=loaded.data.history_length)
