@@ -35,7 +35,8 @@ class Comparison(NamedTuple):
     baseline: str | None
     rows: tuple[Row, ...]
     fingerprints: int
-    """Number of different prepared datasets; with more than one, variants were tested on different rows."""
+    """Number of different test rows: of prepared datasets, and of ways to draw their negatives. With more than one
+    nothing is tested against the baseline."""
 
     @property
     def runs(self) -> list[Run]:
@@ -97,20 +98,36 @@ def _comparison(data: str, variants: list[Variant], metrics: tuple[str, ...], as
     base = _baseline(variants, asked)
     auc = next((name for name in metrics if name.endswith("auc")), None)
     base_auc = None if base is None or auc is None else base.by_seed(auc)
-    rows = []
+    different, rows = _different_rows(variants), []
     for variant in variants:
         values = {metric: variant.by_seed(metric) for metric in metrics}
         spreads = {metric: spread(list(seeds.values())) for metric, seeds in values.items() if seeds}
         test, improvement = None, None
-        if base is not None and variant is not base:
+        if base is not None and variant is not base and different == 1:
             test = paired(values[metrics[0]], base.by_seed(metrics[0]))
             if auc in spreads and base_auc:
                 improvement = relative_improvement(spreads[auc].mean, spread(list(base_auc.values())).mean)
         rows.append(Row(variant, spreads, test, improvement))
     sign = 1 if any(word in metrics[0] for word in LOWER_IS_BETTER) else -1
     rows.sort(key=lambda row: sign * row.spreads[metrics[0]].mean if metrics[0] in row.spreads else float("inf"))
-    prints = {run.environment.get("dataset_fingerprint") for variant in variants for run in variant.runs}
-    return Comparison(data, metrics, auc, base and base.name, tuple(rows), len(prints - {None}))
+    return Comparison(data, metrics, auc, base and base.name, tuple(rows), different)
+
+
+def _different_rows(variants: Sequence[Variant]) -> int:
+    """How many different sets of rows these were tested on; a run that does not name its dataset has that of others."""
+    runs = [run for variant in variants for run in variant.runs]
+    prints = [run.environment.get("dataset_fingerprint") for run in runs]
+    usual = next((name for name in prints if name is not None), None)
+    return len({(usual if name is None else name, *_negatives(run)) for name, run in zip(prints, runs, strict=True)})
+
+
+def _negatives(run: Run) -> list[object]:
+    """What decides the negatives of the evaluation; null follows training."""
+    found: list[object] = [run.config.get("data.negatives.eval")]
+    for key in ("strategy", "exponent", "counts", "exclude"):
+        own = run.config.get(f"data.negatives.eval_{key}")
+        found.append(run.config.get(f"data.negatives.{key}") if own is None else own)
+    return found
 
 
 def _baseline(variants: list[Variant], asked: str | None) -> Variant | None:

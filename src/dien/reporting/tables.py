@@ -84,15 +84,15 @@ def notes_of(comparisons: Sequence[Comparison], runs: Sequence[Run]) -> list[str
     notes = []
     for comparison in comparisons:
         where = f"{comparison.data}: " if len(comparisons) > 1 else ""
-        if comparison.baseline is not None:
+        if comparison.baseline is not None and comparison.fingerprints == 1:
             notes.append(
                 f"{where}baseline {comparison.baseline}; mean ± sample standard deviation over seeds; paired two-sided "
                 f"t-test of {metric_name(comparison.metrics[0])} on the same seeds."
             )
         if comparison.fingerprints > 1:
             notes.append(
-                f"{where}{comparison.fingerprints} different prepared datasets: these variants were not tested on the "
-                "same rows, and differences between them mix the two."
+                f"{where}{comparison.fingerprints} different prepared datasets or ways to draw test negatives: these "
+                "variants were not tested on the same rows, so none is tested against a baseline."
             )
     left_out = [run for run in runs if run.status != FINISHED or not run.metrics]
     damaged = [run for run in runs if run.problem and run not in left_out]

@@ -9,6 +9,7 @@ from scipy import stats
 
 from dien.errors import ConfigError, DienError
 from dien.reporting.comparison import compare
+from dien.reporting.tables import notes_of
 from dien.reporting.variants import variants_of
 from dien.runs.read import read
 
@@ -103,6 +104,21 @@ def test_variants_tested_on_different_rows_are_counted(make_run: MakeRun, tmp_pa
     make_run("a")
     make_run("b", seed=1, environment={"dataset_fingerprint": "other"})
     assert compare(read(tmp_path))[0].fingerprints == 2
+
+
+@pytest.mark.parametrize(("key", "value", "different"), [("eval_strategy", "uniform", 2), ("strategy", "uniform", 2),
+    ("eval_strategy", "popularity", 1), ("eval", 9, 2), ("train", 9, 1)])  # fmt: skip
+def test_other_negatives_in_the_evaluation_are_other_rows(make_run, tmp_path, key, value, different) -> None:
+    """`eval_*=null` follows training."""
+    for seed in (0, 1):
+        make_run(f"a{seed}", model="base", seed=seed, config={"data.negatives.eval_strategy": None})
+        make_run(f"b{seed}", model="din", seed=seed, auc=0.8, config={f"data.negatives.{key}": value})
+    runs = read(tmp_path)
+    (comparison,) = compare(runs)
+    assert comparison.fingerprints == different
+    tested = [row for row in comparison.rows if row.paired is not None and row.improvement is not None]
+    assert len(tested) == 2 - different
+    assert any("not tested on the same rows" in note for note in notes_of([comparison], runs)) == (different == 2)
 
 
 def test_without_a_test_split_the_validation_metrics_are_compared(make_run: MakeRun, tmp_path: Path) -> None:
