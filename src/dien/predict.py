@@ -149,8 +149,8 @@ def _score(
             logits.append(loaded.network(batch).logit_B)
     scored = frame.with_columns(
         pl.Series("score", torch.cat(logits).sigmoid().numpy()),
-        pl.Series("unknown_user", user_R == UNKNOWN),
-        pl.Series("unknown_item", item_R == UNKNOWN),
+        pl.Series("unknown_user", loaded.data.tables()[1][0].values.numpy()[user_R] == UNKNOWN),
+        pl.Series("unknown_item", loaded.data.tables()[0][0].values.numpy()[item_R] == UNKNOWN),
     )
     return scored, empty
 

@@ -95,12 +95,23 @@ class Ranker:
         item_ids: raw ids of the item rows from row 2 on, as `Prepared.item_ids` gives them.
         user_ids: of the user rows, likewise.
         history_length: the run's.
+        item_vocabulary: vocabulary id of every item row, padding and unknown included; None if training knew them all.
     """
 
-    def __init__(self, network: nn.Module, *, item_ids: pl.Series, user_ids: pl.Series, history_length: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        item_ids: pl.Series,
+        user_ids: pl.Series,
+        history_length: int,
+        item_vocabulary: Tensor | None = None,
+    ) -> None:
         check_whole("history_length", history_length, 1)
         self.network, self.history_length = network.eval(), history_length
         self.items, self.users = Ids(item_ids), Ids(user_ids)
+        vocabulary = torch.arange(len(item_ids) + FIRST_ID) if item_vocabulary is None else item_vocabulary
+        self._untrained = set((vocabulary == UNKNOWN).nonzero().flatten().tolist())
         self.model = _name(network)
         """Which weights these are; states carry it."""
         self.device = next(network.parameters()).device
@@ -118,6 +129,7 @@ class Ranker:
             item_ids=loaded.data.data.item_ids(),
             user_ids=loaded.data.data.user_ids(),
             history_length=loaded.data.history_length,
+            item_vocabulary=loaded.data.tables()[0][0].values,
         )
 
     def state(self, history: Sequence[Id], *, user: Id | None = None) -> State:
@@ -206,8 +218,8 @@ class Ranker:
         return scores
 
     def known(self, items: Sequence[Id]) -> list[bool]:
-        """Which raw item ids the model's data have."""
-        return [row != UNKNOWN for row in self.items.rows(items)]
+        """Which raw item ids training knew; the others are scored with the unknown embedding."""
+        return [row not in self._untrained for row in self.items.rows(items)]
 
     def from_bytes(self, data: bytes) -> State:
         """A state that `State.to_bytes` wrote.

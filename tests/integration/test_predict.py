@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from dien import impressions, predict, runs
+from dien import Ranker, impressions, predict, runs
 from dien.data.sources.amazon import Amazon
 from dien.data.sources.reading import FILE, ROW
 from dien.errors import DataError
@@ -223,3 +223,14 @@ def test_a_failed_write_keeps_the_old_output(tmp_path):
         writer.write(pl.DataFrame({"a": [[1, 2]]}))
     assert out.read_text() == "a\n1\n"
     assert list(tmp_path.glob(".out*")) == []
+
+
+def test_an_id_that_training_did_not_know_is_flagged(dien_train, small, events, tmp_path):
+    """In the log, but in its test rows alone: the embedding is the unknown one."""
+    events.write_text(events.read_text() + "u1,rare,100,c1\n")
+    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    frame = pl.DataFrame({"user": ["u1", "u1"], "item": ["rare", "i1"]})
+    counts = predict.predict(tmp_path / "run", input=write(frame, tmp_path / "in.csv"), output=tmp_path / "out.parquet")
+    assert read(tmp_path / "out.parquet")["unknown_item"].to_list() == [True, False]
+    assert (counts.unknown_users, counts.unknown_items) == (0, 1)
+    assert Ranker.load(tmp_path / "run").known(["rare", "i1", "never"]) == [False, True, False]
