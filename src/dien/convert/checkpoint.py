@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dien.convert.peer import Field, Options
 from dien.convert.pickles import Inert, read_foreign, strings, text
-from dien.errors import DataError
+from dien.errors import DataError, check_whole
 
 HISTORY_LENGTH = 50  # their default of MAX_ITEM_LIST_LENGTH
 
@@ -51,7 +51,9 @@ def read_peer(path: Path, config: Mapping[str, Any] | None) -> Foreign:
     chosen = {**(own or {}), **(config or {})}
     if not chosen:
         raise DataError(f"{path} says nothing of its configuration: give it with --config.")
-    options, length = Options.of(chosen), int(chosen.get("MAX_ITEM_LIST_LENGTH") or HISTORY_LENGTH)
+    options, length = Options.of(chosen), chosen.get("MAX_ITEM_LIST_LENGTH")
+    length = HISTORY_LENGTH if length is None else length
+    check_whole("MAX_ITEM_LIST_LENGTH", length, 1)
     embedding = (content.get("other_parameter") or {}).get("embedding_layer")
     if not isinstance(embedding, Inert):
         items, users = (_ids_alone(weights, kind) for kind in ("item", "user"))

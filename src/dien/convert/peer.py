@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dien.build import build_network
-from dien.errors import DataError, check_choice, check_whole
+from dien.errors import ConfigError, DataError, check_at_least, check_choice, check_whole
 from dien.tables import UNKNOWN, Column, Table
 
 GRU_TYPES = {"GRU": "GRU", "AIGRU": "AIGRU", "AGRU": "AGRU", "AUGRU": "AUGRU"}
@@ -60,7 +60,15 @@ class Options(NamedTuple):
         check_choice("gru_type", found.gru_type, tuple(GRU_TYPES))
         check_choice("pooling_mode", found.pooling_mode, ("mean", "max", "sum"))
         check_whole("embedding_size", found.embedding_size, 1)
-        return found._replace(mlp_hidden_size=[int(width) for width in found.mlp_hidden_size])
+        if not isinstance(found.mlp_hidden_size, list | tuple) or not found.mlp_hidden_size:
+            raise ConfigError(f"mlp_hidden_size={found.mlp_hidden_size!r} is not a list of widths, such as [256, 128].")
+        for width in found.mlp_hidden_size:
+            check_whole("mlp_hidden_size", width, 1)
+        check_at_least("alpha", found.alpha, 0)
+        check_at_least("dropout_prob", found.dropout_prob, 0)
+        if found.dropout_prob >= 1:
+            raise ConfigError(f"dropout_prob={found.dropout_prob!r} is out of range: it must be less than 1.")
+        return found._replace(mlp_hidden_size=list(found.mlp_hidden_size))
 
 
 def convert(weights: Weights, options: Options, items: list[Field], users: list[Field]) -> tuple[nn.Module, DictConfig]:
