@@ -4,6 +4,7 @@ A pickle runs code only through what it imports. This reader imports nothing: ev
 of its own that keeps its arguments, but for those few that make tensors of bytes, which are written out here.
 """
 
+import math
 import pickle
 import re
 import zipfile
@@ -123,6 +124,11 @@ class _Reader(pickle.Unpickler):
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    steps = [(count - 1) * step for count, step in zip(size, stride, strict=True)]
+    last = 0 if 0 in size else offset + sum(steps) + 1
+    # as_strided reads beyond a storage without a word, and repeats one element (stride 0) as often as it is told.
+    if min(offset, *size, *stride, 0) < 0 or last > len(storage) or math.prod(size) > len(storage):
+        raise DataError("the file is damaged or hostile: a tensor in it is larger than what it has stored.")
     return storage.as_strided(size, stride, offset).clone()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dien.convert.pickles import Inert, read_foreign, strings, text
+from dien.convert.pickles import Inert, _tensor, read_foreign, strings, text
 from dien.errors import DataError
 
 
@@ -106,3 +106,15 @@ def test_tensors_cannot_reach_beyond_their_bytes(tmp_path):
 class _Storage:
     def __init__(self, count):
         self.pid = ("storage", torch.FloatStorage, "0", "cpu", count)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"), [((5,), (1,), 0), ((2,), (1,), 3), ((1 << 40,), (0,), 0), ((2,), (-1,), 3)]
+)
+def test_a_tensor_larger_than_its_storage_is_refused(size, stride, offset):
+    storage = torch.arange(4)
+    assert _tensor(storage, 1, (2,), (2,)).tolist() == [1, 3]
+    assert _tensor(storage, 0, (), ()).item() == 0
+    assert _tensor(storage, 0, (0, 9), (9, 1)).shape == (0, 9)
+    with pytest.raises(DataError, match="larger than what it has stored"):
+        _tensor(storage, offset, size, stride)
