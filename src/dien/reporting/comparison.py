@@ -37,6 +37,8 @@ class Comparison(NamedTuple):
     fingerprints: int
     """Number of different test rows: of prepared datasets, and of ways to draw their negatives. With more than one
     nothing is tested against the baseline."""
+    lacks: str | None = None
+    """The baseline that was asked for, if no variant here is it."""
 
     @property
     def runs(self) -> list[Run]:
@@ -98,6 +100,7 @@ def _comparison(data: str, variants: list[Variant], metrics: tuple[str, ...], as
     base = _baseline(variants, asked)
     auc = next((name for name in metrics if name.endswith("auc")), None)
     base_auc = None if base is None or auc is None else base.by_seed(auc)
+    lacks = asked if asked is not None and all(variant.name != asked for variant in variants) else None
     different, rows = _different_rows(variants), []
     for variant in variants:
         values = {metric: variant.by_seed(metric) for metric in metrics}
@@ -110,7 +113,7 @@ def _comparison(data: str, variants: list[Variant], metrics: tuple[str, ...], as
         rows.append(Row(variant, spreads, test, improvement))
     sign = 1 if any(word in metrics[0] for word in LOWER_IS_BETTER) else -1
     rows.sort(key=lambda row: sign * row.spreads[metrics[0]].mean if metrics[0] in row.spreads else float("inf"))
-    return Comparison(data, metrics, auc, base and base.name, tuple(rows), different)
+    return Comparison(data, metrics, auc, base and base.name, tuple(rows), different, lacks)
 
 
 def _different_rows(variants: Sequence[Variant]) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from dien.reporting.comparison import Comparison, Row
+from dien.reporting.comparison import METRICS, Comparison, Row
 from dien.runs.read import FINISHED, Run
 from dien.statistics import Spread
 
@@ -41,7 +41,7 @@ def table_of(comparison: Comparison) -> Table:
     columns = ["variant", "runs", *(metric_name(metric) for metric in comparison.metrics)]
     if tested:
         first = metric_name(comparison.metrics[0])
-        columns += [*(["RelaImpr"] if comparison.auc else []), f"Δ {first}", "paired p (pairs)"]
+        columns += [*([_relaimpr(comparison.auc)] if comparison.auc else []), f"Δ {first}", "paired p (pairs)"]
     rows = []
     for row in comparison.rows:
         cells = [row.variant.name, _runs(row)]
@@ -50,6 +50,10 @@ def table_of(comparison: Comparison) -> Table:
             cells += [*([_percent(row.improvement)] if comparison.auc else []), *_test(row, comparison)]
         rows.append(cells)
     return Table(comparison.data, columns, rows)
+
+
+def _relaimpr(auc: str) -> str:
+    return "RelaImpr" if auc == METRICS[0] else f"RelaImpr ({metric_name(auc)})"
 
 
 def _runs(row: Row) -> str:
@@ -89,6 +93,8 @@ def notes_of(comparisons: Sequence[Comparison], runs: Sequence[Run]) -> list[str
                 f"{where}baseline {comparison.baseline}; mean ± sample standard deviation over seeds; paired two-sided "
                 f"t-test of {metric_name(comparison.metrics[0])} on the same seeds."
             )
+        if comparison.lacks is not None:
+            notes.append(f"{where}no variant is called {comparison.lacks}, so none is tested against that baseline.")
         if comparison.fingerprints > 1:
             notes.append(
                 f"{where}{comparison.fingerprints} different prepared datasets or ways to draw test negatives: these "

@@ -32,5 +32,5 @@ def test_bad_options_are_one_sentence(key, value):
 @pytest.mark.parametrize("value", ["x", -1, 0])
 def test_a_bad_length_is_one_sentence(tmp_path, value):
     torch.save({"interset_extractor.x": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(ConfigError, match="^MAX_ITEM_LIST_LENGTH="):
+    with pytest.raises(ConfigError, match=r"^MAX_ITEM_LIST_LENGTH="):
         read_peer(tmp_path / "x.pth", GOOD | {"MAX_ITEM_LIST_LENGTH": value})

@@ -9,7 +9,7 @@ from scipy import stats
 
 from dien.errors import ConfigError, DienError
 from dien.reporting.comparison import compare
-from dien.reporting.tables import notes_of
+from dien.reporting.tables import notes_of, table_of
 from dien.reporting.variants import variants_of
 from dien.runs.read import read
 
@@ -190,3 +190,16 @@ def test_nothing_finished_is_one_sentence(make_run: MakeRun, tmp_path: Path) -> 
     make_run("a", auc=None)
     with pytest.raises(DienError, match="none of the 1 runs there has finished"):
         compare(read(tmp_path))
+
+
+def test_a_table_without_the_baseline_says_so_and_relaimpr_says_of_what(make_run, tmp_path) -> None:
+    for seed in (0, 1):
+        for model, data in (("base", "one"), ("din", "one"), ("din", "two"), ("dien-augru", "two")):
+            make_run(f"{model}_{data}_{seed}", model=model, data=data, seed=seed)
+    runs = read(tmp_path)
+    comparisons = compare(runs, baseline="base", metrics=["test/gauc"])
+    said = [note for note in notes_of(comparisons, runs) if "no variant is called base" in note]
+    assert [note.partition(":")[0] for note in said] == ["two"]
+    one = next(comparison for comparison in comparisons if comparison.data == "one")
+    assert "RelaImpr (test GAUC)" in table_of(one).columns
+    assert "RelaImpr" in table_of(compare(runs)[0]).columns
