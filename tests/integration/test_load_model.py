@@ -55,3 +55,16 @@ def test_another_network_is_refused(run):
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(DienError, match="holds another network"):
         runs.load_model(run)
+
+
+def test_the_log_is_not_needed_where_the_dataset_is_in_the_cache(run, events, tmp_path, monkeypatch):
+    """A relative path to the log is nowhere from another directory."""
+    config = OmegaConf.load(run / "config.yaml")
+    config.data.source.events = events.name
+    OmegaConf.save(config, run / "config.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    trained_on = json.loads((run / "environment.json").read_text())["dataset_fingerprint"]
+    assert runs.load_model(run).data.data.fingerprint == trained_on
+    with pytest.raises(DienError, match=r"events\.csv"):  # another dataset needs its log
+        runs.load_model(run, overrides=["data.min_count=2"])

@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from dien.batch import Batch
 from dien.data.dataset import Prepared, SplitRows
 from dien.data.negatives import Draws, Negatives, NegativeSampler
-from dien.data.prepare import prepare
+from dien.data.prepare import place_of, prepare
 from dien.data.protocol import Protocol, Split
 from dien.data.sampler import RowSampler
 from dien.data.sources.base import Source
+from dien.data.storage import check_fingerprint
 from dien.data.translate import translated
-from dien.errors import ConfigError, check_whole
+from dien.errors import ConfigError, DataError, check_whole
 from dien.tables import Table
 
 _GRACE = 30
@@ -208,6 +209,17 @@ class DataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader("test", self.eval_batch_size)
+
+    def open_prepared(self, fingerprint: str) -> bool:
+        """Take the prepared dataset of this fingerprint if it is there, without a look at the source's files."""
+        place = place_of(fingerprint, name=self._dataset, cache=self._cache, folder=self._folder)
+        try:
+            found = check_fingerprint(place, fingerprint)
+        except DataError:  # damaged, or another one: to prepare it says what to do
+            return False
+        if found:
+            self._place = place
+        return found
 
     def _prepare(self) -> Path:
         """Only once in a process: a fingerprint may have to read the whole input."""

@@ -78,7 +78,7 @@ def prepare(
             dataset, or holds a damaged one.
     """
     fingerprint = dataset_fingerprint(source, protocol)
-    place = Path(folder) if folder is not None else cache_root(cache) / f"{name}-{fingerprint[:16]}"
+    place = place_of(fingerprint, name=name, cache=cache, folder=folder)
     if check_fingerprint(place, fingerprint):
         return place
     with alone(place):
@@ -91,6 +91,11 @@ def prepare(
                 description = {"name": name, "fingerprint": fingerprint}
                 _write(log, protocol, description | ({"input": dict(log.report)} if log.report else {}), temporary)
     return place
+
+
+def place_of(fingerprint: str, *, name: str, cache: str | Path | None, folder: str | Path | None) -> Path:
+    """Where `prepare` keeps the dataset of this fingerprint."""
+    return Path(folder) if folder is not None else cache_root(cache) / f"{name}-{fingerprint[:16]}"
 
 
 def dataset_fingerprint(source: Source, protocol: Protocol) -> str:

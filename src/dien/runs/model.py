@@ -1,6 +1,7 @@
 """A finished run as a network that can be used: its weights, its dataset, its configuration."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import nn
 from dien.build import build_module
 from dien.checkpoint import read_checkpoint
 from dien.data.datamodule import DataModule
+from dien.data.protocol import Protocol
 from dien.errors import DienError
 from dien.runs.folder import checkpoint_of, read_json, run_folder_of
 from dien.targets import instantiate
@@ -28,7 +30,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Sequence[str] = ()) -> LoadedRun:
-    """The network of a run folder and its data; the dataset is prepared again if it is no longer in the cache.
+    """The network of a run folder and its data; the log is read only if its dataset is not in the cache.
 
     Args:
         run: a run folder.
@@ -42,9 +44,11 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     folder = run_folder_of(str(run))
     config = _configuration(folder, overrides)
     data = instantiate(config.data, _convert_="all")
-    data.prepare_data()
+    recorded = read_json(folder / "environment.json").get("dataset_fingerprint")
+    if not isinstance(recorded, str) or _other_data(overrides) or not data.open_prepared(recorded):
+        data.prepare_data()
     data.setup()
-    trained_on = read_json(folder / "environment.json").get("dataset_fingerprint", data.data.fingerprint)
+    trained_on = recorded or data.data.fingerprint
     if trained_on != data.data.fingerprint:
         raise DienError(
             f"{folder} was trained on the dataset {trained_on}, but its configuration now gives "
@@ -57,6 +61,13 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     except (RuntimeError, KeyError) as error:
         raise DienError(f"{path} holds another network than {folder}/config.yaml describes.") from error
     return LoadedRun(module.network.eval(), data, config, folder)
+
+
+def _other_data(overrides: Sequence[str]) -> bool:
+    """Whether they may give another dataset than the run's."""
+    shaping = {"data", "data.source", *(f"data.{field.name}" for field in fields(Protocol))}
+    keys = [override.partition("=")[0] for override in overrides]
+    return any(key in shaping or key.startswith("data.source.") for key in keys)
 
 
 def _configuration(folder: Path, overrides: Sequence[str]) -> DictConfig:
