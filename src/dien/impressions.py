@@ -91,7 +91,12 @@ def _csv(path: Path, rows: int) -> Iterator[Piece]:
             stream,
             read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1, block_size=4 << 20),
             parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+            convert_options=pa.csv.ConvertOptions(  # an empty field is null and "" is text: both are written as read
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
         )
         for batch in reader:
             yield cast(pl.DataFrame, pl.from_arrow(batch)), share()

@@ -156,6 +156,13 @@ def test_memory_holds_a_piece_only_and_order_is_kept(tmp_path):
         assert whole["text"].to_list() == frame["text"].to_list()
 
 
+def test_empty_fields_of_csv_stay_as_they_were(tmp_path):
+    text = 'a,b,c\n1,,x\n,"",\nNA,null,nan\n'
+    (tmp_path / "in.csv").write_text(text)
+    write(read(tmp_path / "in.csv"), tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == text
+
+
 def test_a_late_key_of_json_lines_is_a_column(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": 1}\n' * 70_000 + '{"a": 2.5, "b": "x"}\n')
