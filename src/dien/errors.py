@@ -42,6 +42,15 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there; `DienError` if one of them is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(place for place in (folder, *folder.parents) if place.exists())
+        raise DienError(f"{file} is a file, not a folder.") from error
+
+
 def check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise `ConfigError` unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dien import runs
 from dien.config import mistakes_in_one_sentence
 from dien.data.sources.plain_pickle import read_plain_pickle
-from dien.errors import DienError
+from dien.errors import DienError, make_folder
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
             if target == path:
                 raise DienError(f"{path}: this is not a pickle, by its name.")
             table = read_plain_pickle(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             runs.write_text(target, json.dumps(table, ensure_ascii=False))
             print(f"{target}: {len(table):,} ids")
 

@@ -59,7 +59,7 @@ def expect_sentence(capsys, status: int, *names: str) -> None:
         (["objective=test/auc"], ["objective='test/auc'", "val/auc"]),
         (["seed=-1"], ["seed=-1"]),
         (["threads=0"], ["threads=0"]),
-        (["ckpt=nowhere"], ["ckpt=nowhere"]),
+        (["ckpt=nowhere"], ["nowhere does not exist: give a run folder or a checkpoint in one."]),
         (["train=false"], ["train=false", "ckpt"]),
         (["data.source.events=missing.csv"], ["missing.csv"]),
         (["data.source.columns.timestamp=when"], ["when", "user, item, time, category"]),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dien.errors import DataError
+from dien.errors import DataError, make_folder
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -38,7 +38,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise DataError(f"{folder} exists already: name another folder with --output, or delete it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         yield temporary

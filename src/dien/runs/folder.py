@@ -90,10 +90,10 @@ def run_folder_of(ckpt: str) -> Path:
     """
     path = Path(ckpt).resolve()
     if not path.exists():
-        raise DienError(f"ckpt={ckpt} does not exist: give a run folder, a checkpoint in one, or auto.")
+        raise DienError(f"{ckpt} does not exist: give a run folder or a checkpoint in one.")
     folder = path.parent.parent if path.is_file() else path
     if not (folder / "checkpoints").is_dir():
-        raise DienError(f"ckpt={ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing.")
+        raise DienError(f"{ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing.")
     return folder
 
 
@@ -105,7 +105,7 @@ def checkpoint_of(ckpt: str, default: str) -> Path:
     """
     path = Path(ckpt) if Path(ckpt).is_file() else run_folder_of(ckpt) / "checkpoints" / default
     if not path.is_file():
-        raise DienError(f"ckpt={ckpt} holds no checkpoint: {path} is missing.")
+        raise DienError(f"{ckpt} holds no checkpoint: {path} is missing.")
     return path
 
 
