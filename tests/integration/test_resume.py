@@ -286,7 +286,7 @@ def file_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(("size", "file"), [(50_000, "last.ckpt"), (100, "metrics.csv")])
+@pytest.mark.parametrize(("size", "file"), [(50_000, "last.ckpt"), (100, "status.json")])
 def test_a_full_disk(dien_train, small, interrupt, file_limit, capsys, size, file):
     assert dien_train(*small, "hydra.run.dir=whole") == 0
     capsys.readouterr()

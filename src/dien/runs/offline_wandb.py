@@ -58,7 +58,7 @@ def read(legs: list[Path]) -> WandbLog:
                 elif kind == "summary":
                     _update(summary, record.summary)
                 elif kind == "history":
-                    row = dict(_items(record.history.item))
+                    row = _without_media(dict(_items(record.history.item)))
                     history.append(row)
                     summary |= row
                 elif kind == "environment":
@@ -124,6 +124,12 @@ def _pieces_joined(content: bytes, name: str) -> Iterator[bytes]:
 def _items(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     for item in items:
         yield item.key or ".".join(item.nested_key), _value(item.value_json)
+
+
+def _without_media(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what describes pictures: they have a `_type`, and numbers such as their height."""
+    media = tuple(key.removesuffix("_type") for key in row if key.endswith("._type"))
+    return {key: value for key, value in row.items() if not key.startswith(media)} if media else row
 
 
 def _value(text: str) -> Any:
