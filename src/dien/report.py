@@ -11,6 +11,7 @@ from rich.console import Console
 from dien import plots, runs
 from dien.config import mistakes_in_one_sentence
 from dien.errors import DataError, DienError
+from dien.progress import stage, stages
 from dien.reporting.comparison import Comparison, compare
 from dien.reporting.difference import difference_tables, run_in
 from dien.reporting.page import page
@@ -81,7 +82,9 @@ def report(arguments: argparse.Namespace) -> None:
         if asked := [kind for kind in ("markdown", "csv", "latex", "figures", "html") if getattr(arguments, kind)]:
             raise DienError(f"--{asked[0]} takes runs to compare: name their folders first.")
         return
-    found = read(*arguments.runs)
+    with stages("report", 1):
+        stage("reading the runs")
+        found = read(*arguments.runs)
     if not found:
         raise DataError(f"no runs in {', '.join(map(str, arguments.runs))}.")
     comparisons = compare(found, by=arguments.by, metrics=arguments.metrics, baseline=arguments.baseline)
@@ -91,7 +94,8 @@ def report(arguments: argparse.Namespace) -> None:
             print_table(table_of(comparison), console)
     for note in notes if to_output in ([], ["csv"]) else []:  # the others contain them
         console.print(note, markup=False, soft_wrap=True)
-    _write(arguments, comparisons, found, notes, extra)
+    with stages("report", bool(arguments.figures) + bool(arguments.html)):
+        _write(arguments, comparisons, found, notes, extra)
 
 
 def _between_two(arguments: argparse.Namespace) -> list[Table]:
@@ -130,12 +134,14 @@ def _write(
         elif place:
             _save(Path(place), text())
     if arguments.figures:
+        stage("figures")
         for comparison in comparisons:
             suffix = f"-{comparison.data}" if len(comparisons) > 1 else ""
             for name, figure in plots.figures_of(comparison).items():
                 with _names_what_cannot_be_written(arguments.figures):
                     plots.save(figure, arguments.figures, f"{name}{suffix}")
     if arguments.html:
+        stage("page")
         _save(arguments.html, page(comparisons, found, notes, place=arguments.html.absolute().parent, extra=extra))
 
 
