@@ -108,7 +108,8 @@ def read_folder(folder: Path) -> Run:
     texts, problems = {}, []
     for name in _FILES:
         try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
+            # Not read_text: it would take the "\r" of a cut "\r\n" for a whole line's end.
+            texts[name] = (folder / name).read_bytes().decode()
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
