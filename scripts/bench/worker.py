@@ -55,16 +55,19 @@ class Session:
         """Seconds of scoring some batches."""
         return self._timed(self.adapter.predict, **where)
 
-    def _timed(self, run: Any, *, dataset: str, size: int, first: int, count: int, threads: int) -> dict[str, Any]:
+    def _timed(
+        self, run: Any, *, dataset: str, size: int, first: int, count: int, threads: int, at_least: float = 0
+    ) -> dict[str, Any]:
         torch.set_num_threads(threads)
         rows = self.rows[dataset]
         batches = [self.adapter.batch(rows.batch(first + n * size, size)) for n in range(count)]
-        return _seconds(lambda: run(batches))
+        return _seconds(lambda: run(batches), at_least)
 
-    def rank(self, *, users: int, candidates: int, threads: int) -> dict[str, Any]:
+    def rank(self, *, users: int, candidates: int, threads: int, at_least: float) -> dict[str, Any]:
         """Seconds of ranking with a shared history; only this project's adapter can."""
         torch.set_num_threads(threads)
-        return _seconds(self.adapter.ranking(self.catalogue, users, candidates))  # type: ignore[attr-defined]
+        work = self.adapter.ranking(self.catalogue, users, candidates)  # type: ignore[attr-defined]
+        return _seconds(work, at_least)
 
     def epoch(self, *, dataset: str, size: int, threads: int, seed: int) -> dict[str, Any]:
         """AUC on the test rows after a fresh network has seen every training row once."""
@@ -84,11 +87,16 @@ class Session:
         }
 
 
-def _seconds(work: Callable[[], Any]) -> dict[str, float]:
-    """By the clock, and of this process with all its threads."""
-    start, cpu = time.perf_counter(), time.process_time()
-    work()
-    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+def _seconds(work: Callable[[], Any], at_least: float) -> dict[str, float]:
+    """Of one call, by the clock and of this process with all its threads; calls are repeated for `at_least` seconds."""
+    start, cpu, calls = time.perf_counter(), time.process_time(), 0
+    while not calls or time.perf_counter() - start < at_least:
+        work()
+        calls += 1
+    return {
+        "seconds": (time.perf_counter() - start) / calls,
+        "cpu_seconds": (time.process_time() - cpu) / calls,
+    }
 
 
 def auc(scores: NDArray[np.float64], clicked: NDArray[np.bool_]) -> float:

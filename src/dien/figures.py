@@ -10,11 +10,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -57,30 +58,60 @@ def save(figure: Figure, path: str | Path) -> None:
     runs.write_bytes(path, file.getvalue())
 
 
-def learning_curves(metrics_csv: Path) -> Figure:
-    """Losses by training step and validation AUC by epoch, of one run's `metrics.csv`."""
+def of_run(metrics_csv: Path) -> dict[str, Figure]:
+    """The figures of one run, by name: `learning_curves`, and `selection` if the network has states or attention."""
     logged = pl.read_csv(metrics_csv, infer_schema_length=None)
-    # What is evaluated after training, the best epoch once more, comes under an epoch that was not trained.
-    trained = logged.filter(pl.col("epoch").is_in(logged.drop_nulls("train/loss")["epoch"].implode()))
+    drawn = {"learning_curves": _learning_curves(logged), "selection": _selection(logged)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _learning_curves(logged: pl.DataFrame) -> Figure:
+    """Losses by training step and validation AUC by epoch."""
     with style():
         figure = Figure(figsize=(WIDE, 2.0))
         left, right = figure.subplots(1, 2)
-        losses = {"train/ctr_loss": "click loss", "train/aux_loss": "auxiliary loss"}
-        for k, (name, label) in enumerate(losses.items()):
-            if name in logged.columns:
-                rows = logged.drop_nulls(name)
-                left.plot(rows["step"], rows[name], LINES[k], color=COLOURS[k], label=label)
+        _curves(left, logged, {"train/ctr_loss": "click loss", "train/aux_loss": "auxiliary loss"}, by="step")
         left.set(xlabel="training step (batches)", ylabel="loss (nats)")
-        left.legend()
-        metrics = {"val/auc": "AUC", "val/gauc": "GAUC"}
-        for k, (name, label) in enumerate(metrics.items()):
-            if name in logged.columns:
-                rows = trained.drop_nulls(name)
-                right.plot(rows["epoch"] + 1, rows[name], LINES[k], marker=MARKERS[k], color=COLOURS[k], label=label)
+        _curves(right, _while_training(logged), {"val/auc": "AUC", "val/gauc": "GAUC"}, by="epoch")
         right.set(xlabel="epochs of training", ylabel="validation AUC, GAUC")
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
-        right.legend()
     return figure
+
+
+def _selection(logged: pl.DataFrame) -> Figure | None:
+    """Whether attention selects anything and how fast the states move by epoch, beside the gradient's norm by step."""
+    shares = {
+        "val/attention_entropy": "attention entropy",
+        "val/update_gate": "update gate, evolution",
+        "val/interest_update_gate": "update gate, extractor",
+    }
+    if not set(shares) & set(logged.columns):
+        return None
+    with style():
+        figure = Figure(figsize=(WIDE, 2.0))
+        left, right = figure.subplots(1, 2)
+        _curves(left, logged, {"train/gradient_norm": "before clipping"}, by="step")
+        left.set(xlabel="training step (batches)", ylabel="norm of the gradient")
+        _curves(right, _while_training(logged), shares, by="epoch")
+        right.set(xlabel="epochs of training", ylabel="mean (share of the largest possible)", ylim=(0, 1.05))
+    return figure
+
+
+def _while_training(logged: pl.DataFrame) -> pl.DataFrame:
+    """Without what is evaluated after training, the best epoch once more, under an epoch that was not trained."""
+    return logged.filter(pl.col("epoch").is_in(logged.drop_nulls("train/loss")["epoch"].implode()))
+
+
+def _curves(axes: Axes, logged: pl.DataFrame, names: Mapping[str, str], *, by: Literal["step", "epoch"]) -> None:
+    """A line for each of `names` that was logged, with its legend; epochs count from 1 and are marked."""
+    for k, (name, label) in enumerate(names.items()):
+        if name in logged.columns:
+            rows = logged.drop_nulls(name)
+            at = rows[by] + (by == "epoch")
+            marker = MARKERS[k] if by == "epoch" else None
+            axes.plot(at, rows[name], linestyle=LINES[k], marker=marker, color=COLOURS[k], label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if axes.lines:
+        axes.legend()
 
 
 def attention_map(attention_CT: NDArray[np.float32], steps: Sequence[str], candidates: Sequence[str]) -> Figure:

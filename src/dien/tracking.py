@@ -148,9 +148,9 @@ def conclude(loggers: Iterable[Logger], folder: Path, metrics: Mapping[str, floa
     trackers = [logger for logger in loggers if isinstance(logger, Tracker)]
     if not trackers:
         return
-    from dien.figures import learning_curves  # matplotlib takes a second to load
+    from dien.figures import of_run  # matplotlib takes a second to load
 
-    figures = {"learning_curves": learning_curves(folder / "metrics.csv")}
+    figures = of_run(folder / "metrics.csv")
     for figure in figures.values():
         figure.set_dpi(200)
     for tracker in trackers:

@@ -25,11 +25,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from dien import cluster, evaluation, runs, tracking
+from dien import cluster, continuing, evaluation, runs, tracking
 from dien.allocator import keep_freed_memory
 from dien.build import build_module
-from dien.callbacks import Best, RunCSV, Throughput, direction, rows_before
-from dien.checkpoint import BEST, LAST, PREVIOUS, AtomicIO, newest, read_checkpoint
+from dien.callbacks import Best, RunCSV, Throughput, direction
+from dien.checkpoint import BEST, PREVIOUS, AtomicIO, read_checkpoint
 from dien.config import CONF, mistakes_in_one_sentence, register
 from dien.console import Metrics, describe, print_references, print_results, print_training, say, say_what_runs
 from dien.data import authors_format
@@ -41,7 +41,7 @@ from dien.finite import FiniteLoss
 from dien.launch import run_job, sweep_name
 from dien.module import ClickModule
 from dien.ops import engine_for
-from dien.resume import StepSeed, check_can_go_on
+from dien.resume import StepSeed
 from dien.saving import Last, stopped_at_once
 from dien.targets import instantiate
 from dien.telemetry import Telemetry
@@ -80,9 +80,9 @@ def train(cfg: DictConfig) -> float:
     module = build_module(cfg, data)
     with warnings.catch_warnings():
         _hush_lightning()
-        checkpoint = _resumed_checkpoint(cfg, run_dir)
+        checkpoint = continuing.checkpoint_to_load(cfg, run_dir)
         if checkpoint is not None:
-            _check_resumed(cfg, checkpoint, data, module)
+            continuing.check(cfg, checkpoint, data, module)
         run = _train_and_test if cfg.train else _evaluate_only
         metrics = run(cfg, data, module, checkpoint, start)
     if math.isnan(metrics[cfg.objective]):
@@ -116,45 +116,6 @@ def _check(cfg: DictConfig) -> None:
             raise ConfigError(f"trainer.limit_{split}_batches=0 leaves nothing to evaluate; null takes all batches.")
 
 
-def _resumed_checkpoint(cfg: DictConfig, run_dir: Path) -> Path | None:
-    if cfg.ckpt is None:
-        return None
-    if not cfg.train:
-        return runs.checkpoint_of(cfg.ckpt, BEST)
-    if cfg.ckpt != "auto" and Path(cfg.ckpt).is_file():
-        return Path(cfg.ckpt)
-    found = newest(run_dir / "checkpoints")
-    if found is None and cfg.ckpt != "auto":
-        raise DienError(f"ckpt={cfg.ckpt} holds no checkpoint: {run_dir / 'checkpoints' / LAST} is missing.")
-    return found
-
-
-def _check_resumed(cfg: DictConfig, checkpoint: Path, data: DataModule, module: ClickModule) -> None:
-    """Raise `DienError` unless the checkpoint fits what is configured; a resumed run must be the same run."""
-    state = read_checkpoint(checkpoint)
-    try:
-        module.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise DienError(f"{checkpoint} holds another network than {cfg.model.name} on {cfg.data.name}.") from error
-    if not cfg.train:
-        return
-    before = runs.read_json(checkpoint.parents[1] / "environment.json")
-    if (fingerprint := data.fingerprint_of(state)) is not None:
-        before["dataset_fingerprint"] = fingerprint
-    now = {"dataset_fingerprint": data.data.fingerprint, "seed": cfg.seed}
-    for key, value in now.items():
-        if before.get(key, value) != value:
-            raise DienError(
-                f"{checkpoint} was trained with {key} {before[key]}, this run has {value}: it cannot go on."
-            )
-    check_can_go_on(state, checkpoint, max_steps=cfg.trainer.max_steps)
-    if before.get("threads", threads := torch.get_num_threads()) != threads:
-        log.warning("trained with threads=%d so far, now %d: the last bits may differ", before["threads"], threads)
-    best = checkpoint.with_name(BEST)
-    if best.is_file():
-        read_checkpoint(best)  # better to know now that it is damaged than after the last epoch
-
-
 def _train_and_test(
     cfg: DictConfig, data: DataModule, module: ClickModule, resumed: Path | None, start: float
 ) -> Metrics:
@@ -162,7 +123,7 @@ def _train_and_test(
     folder = run_dir / "checkpoints"
     last = Last(folder, minutes=cfg.checkpoint.minutes, steps=cfg.checkpoint.steps, started=start)
     best, throughput, finite = Best(folder, cfg.objective), Throughput(), FiniteLoss(run_dir, on_nan=cfg.on_nan)
-    loggers = [RunCSV(run_dir, keep=_kept_rows(resumed, run_dir)), *instantiate(cfg.logger).values()]
+    loggers = [RunCSV(run_dir, keep=continuing.rows_to_keep(resumed, run_dir)), *instantiate(cfg.logger).values()]
     trainer = _trainer(cfg, [throughput, Telemetry(), best], loggers, first=[last, StepSeed(cfg.seed), finite])
     _try_optimizer(module)
     if trainer.is_global_zero:
@@ -198,16 +159,6 @@ def _train_and_test(
         print_training(metrics)
         say(f"run folder: {run_dir}")
     return metrics
-
-
-def _kept_rows(resumed: Path | None, run_dir: Path) -> int:
-    """Rows of metrics.csv that a checkpoint goes on after."""
-    if resumed is None:
-        return 0
-    state = read_checkpoint(resumed)
-    if (saved := state.get("resume")) and saved["csv_rows"] is not None:
-        return saved["csv_rows"]
-    return rows_before(run_dir / "metrics.csv", state["global_step"])
 
 
 def _evaluate_only(

@@ -8,10 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dien import train
+from dien import explain, report, train
 
 SMALL = [
     "data=table",
+    "data.source.columns.user_id=user",
+    "data.source.columns.item_id=item",
+    "data.source.columns.timestamp=time",
+    "data.source.item_features=[category]",
     "data.batch_size=32",
     "data.history_length=8",
     "trainer.max_epochs=2",
@@ -57,9 +61,19 @@ def dien_prepare(monkeypatch: pytest.MonkeyPatch) -> Command:
     return _command(monkeypatch, "dien-prepare", train.prepare_main)
 
 
+@pytest.fixture
+def dien_report(monkeypatch: pytest.MonkeyPatch) -> Command:
+    return _command(monkeypatch, "dien-report", report.main)
+
+
+@pytest.fixture
+def dien_explain(monkeypatch: pytest.MonkeyPatch) -> Command:
+    return _command(monkeypatch, "dien-explain", explain.main)
+
+
 def _command(monkeypatch: pytest.MonkeyPatch, name: str, main: Callable[[], None]) -> Command:
-    def run(*overrides: str) -> int:
-        monkeypatch.setattr(sys, "argv", [name, *overrides])
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
             main()
         except SystemExit as stop:
@@ -75,18 +89,10 @@ def small(events: Path) -> list[str]:
     return [*SMALL, f"data.source.events={events}"]
 
 
-COLUMNS = [
-    "data.source.columns.user_id=user",
-    "data.source.columns.item_id=item",
-    "data.source.columns.timestamp=time",
-    "data.source.item_features=[category]",
-]
-
-
 @pytest.fixture
 def finished_run(dien_train: Command, small: list[str], tmp_path: Path) -> Path:
     """The folder of a small run with everything in it."""
-    assert dien_train(*small, *COLUMNS, f"hydra.run.dir={tmp_path}/run") == 0
+    assert dien_train(*small, f"hydra.run.dir={tmp_path}/run") == 0
     return tmp_path / "run"
 
 
@@ -97,7 +103,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(small: list[str], kernels: Path) -> list[str]:
-    """As `small`, with its columns named; processes that the test starts compile the kernels once in a session."""
+    """As `small`; processes that the test starts compile the kernels once in a session."""
     Path("cache").mkdir()
     Path("cache/kernels").symlink_to(kernels)
-    return [*small, *COLUMNS]
+    return small

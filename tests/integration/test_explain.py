@@ -1,6 +1,5 @@
 """`dien-explain` on a real run: what it prints and draws is what the network does."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,6 @@ from dien import explain, runs
 from dien.data.dataset import RowBatch
 from dien.data.names import item_features, item_names, row_of
 from dien.errors import ConfigError
-
-
-@pytest.fixture
-def dien_explain(monkeypatch):
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["dien-explain", *arguments])
-        try:
-            explain.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
 
 
 def test_an_explanation_is_of_the_users_test_row(finished_run, dien_explain, capsys):
@@ -87,9 +73,7 @@ def test_mistakes_are_one_sentence(finished_run, dien_explain, capsys, arguments
 
 
 def test_a_network_without_attention_says_so(dien_train, small, dien_explain, capsys):
-    columns = ["data.source.columns.user_id=user", "data.source.columns.item_id=item"]
-    columns += ["data.source.columns.timestamp=time", "data.source.item_features=[category]"]
-    assert dien_train(*small, *columns, "model=base", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
+    assert dien_train(*small, "model=base", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
     assert dien_explain("run", "--user", "u0") == 2
     assert "no attention to show" in capsys.readouterr().err
 

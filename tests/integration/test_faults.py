@@ -15,10 +15,6 @@ from dien.module import ClickModule
 def small(small: list[str]) -> list[str]:
     return [
         *small,
-        "data.source.columns.user_id=user",
-        "data.source.columns.item_id=item",
-        "data.source.columns.timestamp=time",
-        "data.source.item_features=[category]",
         "data.batch_size=96",
         "callbacks=quiet",
         "hydra.run.dir=run",

@@ -7,16 +7,6 @@ import polars as pl
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _columns(small: list[str]) -> None:
-    small += [
-        "data.source.columns.user_id=user",
-        "data.source.columns.item_id=item",
-        "data.source.columns.timestamp=time",
-        "data.source.item_features=[category]",
-    ]
-
-
 def half_written() -> list[str]:
     """What a failed command left, but for the test's own files and datasets that were prepared whole."""
     whole = [path.parent for path in Path().rglob("dataset.json") if not path.parent.name.startswith(".")]

@@ -17,8 +17,6 @@ from dien.errors import DataError
 from dien.histories import Clock
 from dien.metrics import AUC
 
-COLUMNS = [f"data.source.columns.{theirs}={name}" for theirs, name in (("user_id", "user"), ("item_id", "item"))]
-COLUMNS += ["data.source.columns.timestamp=time", "data.source.item_features=[category]"]
 FORMATS = ["parquet", "csv", "csv.gz", "tsv", "jsonl", "ndjson.gz"]
 
 
@@ -91,7 +89,7 @@ def test_times_in_another_unit_are_refused(dien_train, small, events, tmp_path):
     """In milliseconds against a log in seconds every row would see clicks that came after it."""
     second = pl.col("time") + 1_700_000_000
     pl.read_csv(events).with_columns(second).write_csv(events)
-    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    assert dien_train(*small, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
     rows = pl.read_csv(events)[:40]
     out = tmp_path / "out.parquet"
     seconds = predict.predict(tmp_path / "run", input=write(rows, tmp_path / "s.csv"), output=out)
@@ -235,7 +233,7 @@ def test_a_failed_write_keeps_the_old_output(tmp_path):
 def test_an_id_that_training_did_not_know_is_flagged(dien_train, small, events, tmp_path):
     """In the log, but in its test rows alone: the embedding is the unknown one."""
     events.write_text(events.read_text() + "u1,rare,100,c1\n")
-    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    assert dien_train(*small, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
     frame = pl.DataFrame({"user": ["u1", "u1"], "item": ["rare", "i1"]})
     counts = predict.predict(tmp_path / "run", input=write(frame, tmp_path / "in.csv"), output=tmp_path / "out.parquet")
     assert read(tmp_path / "out.parquet")["unknown_item"].to_list() == [True, False]

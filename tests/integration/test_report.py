@@ -3,30 +3,15 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dien import report, runs
+from dien import runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MakeRun = Callable[..., Path]
-Command = Callable[..., int]
-
-
-@pytest.fixture
-def dien_report(monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["dien-report", *map(str, arguments)])
-        try:
-            report.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
 
 
 @pytest.fixture
@@ -42,8 +27,6 @@ def sweep(make_run: MakeRun, tmp_path: Path) -> Path:
 
 def test_real_runs_become_a_report(dien_train, dien_report, small, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    columns = ("user_id=user", "item_id=item", "timestamp=time")
-    small += [*(f"data.source.columns.{column}" for column in columns), "data.source.item_features=[category]"]
     models = ["-m", *small, "model=dien,base", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
     assert dien_train(*models, "logger=wandb") == 0
     frame = runs.load("sweep")

@@ -28,10 +28,6 @@ def small(small: list[str]) -> list[str]:
     """Two epochs of `EPOCH` steps, with dropout, length buckets and a schedule."""
     return [
         *small,
-        "data.source.columns.user_id=user",
-        "data.source.columns.item_id=item",
-        "data.source.columns.timestamp=time",
-        "data.source.item_features=[category]",
         "data.batch_size=96",
         "model.head.dropout=0.3",
         "data.bucket=4",

@@ -2,17 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
 SECRET = "f00ba4" * 7
-
-
-@pytest.fixture(autouse=True)
-def _columns(small: list[str]) -> None:
-    small += [
-        f"data.source.columns.{ours}={theirs}"
-        for ours, theirs in zip(("user_id", "item_id", "timestamp"), ("user", "item", "time"), strict=True)
-    ]
 
 
 def test_no_secret_of_the_environment_is_written_down(dien_train, small, monkeypatch, capfd):

@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_killed_table4_continues_with_the_same_command(dien_train, tiny, capfd):
+def test_a_killed_table4_continues_with_the_same_command(dien_train, dien_report, tiny, capfd):
     """What issue 4 asks to be shown."""
     command = ["-m", "sweep=table4", "seed=0", *tiny, "trainer.max_epochs=5"]
     jobs = [TABLE4 / f"alpha-{alpha}_evolution-{name}_seed-0" for alpha in (0, 1) for name in EVOLUTIONS]
@@ -72,6 +72,12 @@ def test_a_killed_table4_continues_with_the_same_command(dien_train, tiny, capfd
         assert status_of(job)["status"] == "finished"
         assert status_of(job)["sweep"] == "table4"
         assert not (job / ".lock").exists()
+
+    assert dien_report(str(TABLE4)) == 0
+    table = capfd.readouterr().out
+    for name in EVOLUTIONS:
+        for alpha in (0, 1):
+            assert len(re.findall(rf"dien-{name}, alpha={alpha} .* 1 .* 0\.\d{{4}}", table)) == 1, table
 
     overrides = ["model.alpha=0", "model/evolution=agru", "trainer.max_epochs=5", "hydra.run.dir=whole"]
     assert dien_train(*tiny, *overrides) == 0  # what the killed job would have come to

@@ -15,16 +15,9 @@ from dien.telemetry import Telemetry
 SECRETS = {"WANDB_API_KEY": "0123456789" * 4, "AWS_SECRET_ACCESS_KEY": "a-sentinel-that-nobody-may-see"}
 
 
-@pytest.fixture(autouse=True)
-def _columns(small: list[str]) -> None:
-    small += [
-        "data.source.columns.user_id=user",
-        "data.source.columns.item_id=item",
-        "data.source.columns.timestamp=time",
-        "data.source.item_features=[category]",
-        "callbacks=quiet",
-        "trainer.log_every_n_steps=4",
-    ]
+@pytest.fixture
+def small(small: list[str]) -> list[str]:
+    return [*small, "callbacks=quiet", "trainer.log_every_n_steps=4"]
 
 
 def legs_of(folder: str | Path) -> list[Path]:
@@ -59,8 +52,8 @@ def test_wandb_offline_has_everything_and_a_resumed_run_goes_on_in_it(dien_train
         assert logged
     assert log.summary["best_epoch"] == 0
     images = list(Path("run").glob("wandb/offline-run-*/files/media/images/figures/*.png"))
-    assert len(images) == 1
-    assert images[0].read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name.partition("_")[0] for path in images) == ["learning", "selection"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
 
     Path("run").rename("moved")
     assert dien_train("ckpt=moved", "trainer.max_epochs=2") == 0
@@ -124,7 +117,7 @@ def test_tensorboard_beside_the_csv(dien_train, small):
     events = EventAccumulator("run/tensorboard")
     events.Reload()
     tags = events.Tags()
-    assert "figures/learning_curves" in tags["images"]
+    assert {"figures/learning_curves", "figures/selection"} <= set(tags["images"])
     logged = [float(row["train/gradient_norm"]) for row in csv_rows("run") if row["train/gradient_norm"]]
     assert [event.value for event in events.Scalars("train/gradient_norm")] == pytest.approx(logged)
     assert "final/test/auc" in tags["scalars"]

@@ -15,16 +15,6 @@ from omegaconf import OmegaConf
 EVOLUTIONS = ["gru", "aigru", "agru", "augru", "augru_code"]
 
 
-@pytest.fixture(autouse=True)
-def _columns(small: list[str]) -> None:
-    small += [
-        "data.source.columns.user_id=user",
-        "data.source.columns.item_id=item",
-        "data.source.columns.timestamp=time",
-        "data.source.item_features=[category]",
-    ]
-
-
 def metrics_of(folder: str) -> dict[str, float]:
     return json.loads(Path(folder, "metrics.json").read_text())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dien.errors import ConfigError
-from dien.model.layers import MLP, activation_of, check_hidden
+from dien.model.layers import AfterFirst, check_hidden
 from dien.model.steps import Steps
 from dien.ops import linear
 
@@ -61,9 +61,7 @@ class MLPAttention(nn.Module):
             nn.Sequential(nn.Linear(target_size, hidden_size), nn.PReLU()) if project_target else nn.Identity()
         )
         self.first = nn.Linear(4 * hidden_size, hidden[0])
-        self.rest = nn.Sequential(
-            activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
-        )
+        self.rest = AfterFirst(hidden, activation=activation)
 
     def forward(self, interest_NH: Tensor, target_BD: Tensor, steps: Steps) -> Tensor:
         query_BH = self.query(target_BD)

@@ -102,7 +102,7 @@ def _score(network: DIEN | DIN, shared: Shared, target_CD: Tensor) -> Tensor:
 def _fused(network: DIEN | DIN, shared: Shared) -> bool:
     """Whether every part of the network that sees pairs of candidates and steps has a kernel here."""
     attention = network.attention
-    has_kernel = not isinstance(attention, MLPAttention) or _two_sigmoids(attention) is not None
+    has_kernel = not isinstance(attention, MLPAttention) or attention.rest.two_sigmoids() is not None
     return has_kernel and ranking.suits(shared.facts_TH)
 
 
@@ -116,19 +116,11 @@ def attend(attention: nn.Module, facts_TH: Tensor, keys_TA: Tensor | None, targe
     query_CH = attention.query(target_CD)
     q_AH, _, difference_AH, product_AH = attention.first.weight.chunk(4, 1)
     row_CA = linear(query_CH, q_AH + difference_AH, attention.first.bias)
-    if (layers := _two_sigmoids(attention)) and ranking.suits(query_CH, row_CA, facts_TH, keys_TA, product_AH):
+    if (layers := attention.rest.two_sigmoids()) and ranking.suits(query_CH, row_CA, facts_TH, keys_TA, product_AH):
         second, output = ((layer.weight, layer.bias) for layer in layers)
         return ranking.attention_scores(query_CH, row_CA, facts_TH, keys_TA, product_AH, second, output).softmax(1)
     first_CTA = linear(query_CH[:, None] * facts_TH, product_AH) + keys_TA + row_CA[:, None]
     return attention.rest(first_CTA.flatten(0, 1)).view(count, steps).softmax(1)
-
-
-def _two_sigmoids(attention: MLPAttention) -> tuple[nn.Linear, nn.Linear] | None:
-    """The linear layers after the first if the hidden layers are two, both with sigmoids, as in the authors' code."""
-    match [layer for layer in attention.rest.modules() if not isinstance(layer, nn.Sequential)]:
-        case [nn.Sigmoid(), nn.Linear() as second, nn.Sigmoid(), nn.Linear() as output]:
-            return second, output
-    return None
 
 
 def _evolve(network: DIEN, projected_T3H: Tensor, attention_CT: Tensor) -> Tensor:

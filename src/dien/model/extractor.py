@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dien import distributed
 from dien.errors import ConfigError
-from dien.model.layers import MLP, activation_of, check_hidden
+from dien.model.layers import AfterFirst, check_hidden
 from dien.model.steps import Steps
 from dien.ops import linear
 
@@ -73,9 +73,7 @@ class MLPScorer(nn.Module):
         check_hidden(hidden, fewest=1)
         self.hidden_size = hidden_size
         self.first = nn.Linear(hidden_size + item_size, hidden[0])
-        self.rest = nn.Sequential(
-            activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation)
-        )
+        self.rest = AfterFirst(hidden, activation=activation)
 
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
         """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
+from dien.ops import lookup
 from dien.tables import PADDING, UNKNOWN, Table
 
 POOLINGS = ("mean", "max", "sum")
@@ -85,14 +86,17 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the table, any shape [...] -> [..., D]."""
-        parts = [F.embedding(self.single_RC[rows], self.weight, sparse=self.sparse).flatten(-2)]
+        parts = [self._look_up(self.single_RC[rows]).flatten(-2)]
         parts += [self._pool(m, rows) for m in range(self.multi_count)]
         if self.float_FE is not None:
             parts.append((self.float_RF[rows][..., None] * self.float_FE).flatten(-2))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
+    def _look_up(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight, sparse=True) if self.sparse else lookup(self.weight, ids)
+
     def _pool(self, m: int, rows: Tensor) -> Tensor:
-        entries = F.embedding(self.get_buffer(f"multi_{m}")[rows], self.weight, sparse=self.sparse)
+        entries = self._look_up(self.get_buffer(f"multi_{m}")[rows])
         real = self.get_buffer(f"real_{m}")[rows][..., None]
         if self.pooling == "max":
             return entries.masked_fill(~real, -torch.inf).amax(-2).masked_fill(~real.any(-2), 0.0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dien import distributed
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
-from dien.ops import Linear
+from dien.ops import Linear, perceptron
 
 
 class Dice(nn.Module):
@@ -112,6 +112,33 @@ class MLP(nn.Sequential):
                 layers.append(nn.Dropout(dropout))
             input_size = width
         super().__init__(*layers, Linear(input_size, output_size))
+
+
+class AfterFirst(nn.Sequential):
+    """A perceptron without its first linear layer, of which the caller shares parts between steps.
+
+    Args:
+        hidden: widths of all hidden layers, at least one; the first is that of the input.
+        activation: see `MLP`.
+    """
+
+    def __init__(self, hidden: Sequence[int], *, activation: str) -> None:
+        check_hidden(hidden, fewest=1)
+        super().__init__(activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
+
+    def two_sigmoids(self) -> tuple[nn.Linear, nn.Linear] | None:
+        """The linear layers if the hidden layers are two, both with sigmoids, as in the authors' code."""
+        match [layer for layer in self.modules() if not isinstance(layer, nn.Sequential)]:
+            case [nn.Sigmoid(), nn.Linear() as second, nn.Sigmoid(), nn.Linear() as output]:
+                return second, output
+        return None
+
+    def forward(self, x_NA: Tensor) -> Tensor:
+        """[N, A] -> scores [N, 1]"""
+        if (layers := self.two_sigmoids()) is None:
+            return super().forward(x_NA)
+        second, output = layers
+        return perceptron(x_NA, second.weight, second.bias, output.weight, output.bias)
 
 
 def check_hidden(hidden: Sequence[int], *, fewest: int = 0) -> None:

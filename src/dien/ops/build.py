@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dien.cache import cache_root
@@ -88,10 +89,14 @@ def _compile(compiler: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            units = []
-            for source in sorted(SOURCES.glob("*.cpp")):
-                units.append(Path(folder) / f"{source.stem}.o")
-                _run(compiler, *FLAGS, "-fopenmp", "-c", source, "-o", units[-1])
+            sources = sorted(SOURCES.glob("*.cpp"))
+            units = [Path(folder) / f"{source.stem}.o" for source in sources]
+            commands = [
+                (compiler, *FLAGS, "-fopenmp", "-c", source, "-o", unit)
+                for source, unit in zip(sources, units, strict=True)
+            ]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda command: _run(*command), commands))
             built = Path(folder) / path.name
             _run(compiler, *FLAGS, "-shared", *units, "-o", built)
             built.replace(path)

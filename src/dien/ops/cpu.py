@@ -6,9 +6,26 @@ import torch
 from torch import Tensor
 
 from dien.ops import build
+from dien.ops.engines import engine_for
 from dien.ops.layout import COEFFICIENTS, empty_gradients, empty_results, offsets_error
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether the kernels beside the scan can take these: eager, outside autocast, one dtype, on a CPU with kernels.
+
+    For the scan itself see `dien.ops.gated_scan`.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    dtype = given[0].dtype
+    return (
+        not torch.compiler.is_compiling()
+        and dtype in SUFFIX
+        and all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in given)
+        and not torch.is_autocast_enabled("cpu")
+        and engine_for("cpu") == "cpu"
+    )
 
 
 def unavailable(device_type: str, double: bool) -> str | None:

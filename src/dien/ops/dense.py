@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from dien.errors import DienError
 from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer
-from dien.ops.engines import engine_for
+from dien.ops.cpu import SUFFIX, pointer, takes
 
 FEWEST = 1 << 20  # multiply-adds below which the call of an operator costs more than it gains
 LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
@@ -27,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     The kernel runs for float32 and float64 on the CPU where the scan's does (see `engine_for`), for long lists and
     small weights; everything else, autocast, and programs that are compiled or exported use torch's own layer.
     """
-    if torch.compiler.is_compiling() or not _suits(x, weight, bias):
+    if not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     # Without gradients, the call of an autograd function would cost more than a small kernel.
     run = _Linear.apply if torch.is_grad_enabled() else _Linear.forward
@@ -44,17 +43,12 @@ class Linear(nn.Linear):
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        x.device.type == "cpu"
-        and x.dtype in SUFFIX
-        and x.dtype == weight.dtype
-        and (bias is None or bias.dtype == x.dtype)
-        and x.dim() >= 1
+        x.dim() >= 1
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
         and weight.numel() <= LARGEST
         and x.numel() * len(weight) >= FEWEST
-        and not torch.is_autocast_enabled("cpu")
-        and engine_for("cpu") == "cpu"
+        and takes(x, weight, bias)
     )
 
 
@@ -76,7 +70,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x_NK, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = _Gradients.apply(grad_NM, x_NK, weight, ctx.needs_input_grad[0])
+        # Where second derivatives may follow, an autograd function refuses them.
+        run = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
+        to_x, to_weight, to_bias = run(grad_NM, x_NK, weight, ctx.needs_input_grad[0])
         return to_x, to_weight, to_bias if ctx.has_bias else None
 
 

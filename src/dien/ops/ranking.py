@@ -11,22 +11,13 @@ import torch
 from torch import Tensor
 
 from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer
-from dien.ops.engines import engine_for
+from dien.ops.cpu import SUFFIX, pointer, takes
 from dien.ops.layout import COEFFICIENTS
 
 
 def suits(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these: one dtype, CPU, no gradients, eager, and the engine there is `cpu`."""
-    dtype = tensors[0].dtype
-    return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and dtype in SUFFIX
-        and all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in tensors)
-        and engine_for("cpu") == "cpu"
-    )
+    """Whether the kernels can take these: as `cpu.takes`, and no gradients."""
+    return not torch.is_grad_enabled() and takes(*tensors)
 
 
 def attention_scores(

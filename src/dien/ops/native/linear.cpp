@@ -12,16 +12,6 @@
 
 namespace dien {
 
-constexpr int64_t kPiece = 96;  // steps taken at a time, small enough for the L1 and L2 caches
-constexpr int64_t kPieces =
-    4;  // sums of the weight gradient per thread, so that threads share the work evenly
-
-// to [count, columns] = rows of a padded [count, width] buffer.
-template <class T>
-void unpad(const T* from, int64_t width, int64_t count, int64_t columns, T* to) {
-  for (int64_t r = 0; r < count; ++r) std::copy_n(from + r * width, columns, to + r * columns);
-}
-
 template <class T>
 void linear(const T* x, const T* weight, const T* bias, int64_t N, int64_t K, int64_t M, int threads, T* y) {
   const Panels<T> panels(weight, K, M, 1, K);
@@ -47,7 +37,7 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
                      T* to_x, T* to_weight, T* to_bias) {
   const Panels<T> panels(weight, M, K, K, 1);
   const int64_t width = (M + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  const int64_t parts = threads == 1 ? 1 : threads * kPieces;
+  const int64_t parts = parts_for(threads);
   const Buffer<T> sums =
       zeros<T>(parts * (K + 1) * width);  // [parts, K + 1, width], the bias in the last row
   const Buffer<T> start = zeros<T>(panels.width);

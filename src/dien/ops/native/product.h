@@ -18,6 +18,14 @@ constexpr int kRows = 6;                            // rows of a tile
 constexpr int kVectors = kRegisters == 32 ? 4 : 2;  // vectors of a tile: rows x vectors sums fit in registers
 constexpr double kSerialWork = 1e6;  // multiply-adds below which waking threads costs more than it gains
 
+constexpr int64_t kPiece = 96;  // steps taken at a time, small enough for the L1 and L2 caches
+
+// Threads for so many multiply-adds: 1 or all.
+inline int threads_for(double work, int threads) { return work < kSerialWork ? 1 : std::max(1, threads); }
+
+// Parts of a sum over steps, several a thread, so that threads share the work evenly.
+inline int64_t parts_for(int threads) { return threads == 1 ? 1 : threads * 4; }
+
 template <class T>
 struct Free {
   void operator()(T* memory) const { std::free(memory); }
@@ -31,6 +39,19 @@ Buffer<T> zeros(int64_t count) {
   T* memory = static_cast<T*>(std::aligned_alloc(64, bytes));
   std::memset(memory, 0, bytes);
   return Buffer<T>(memory);
+}
+
+template <class T>
+Buffer<T> padded(const T* from, int64_t rows, int64_t columns, int64_t width) {
+  Buffer<T> to = zeros<T>(rows * width);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * columns, columns, to.get() + r * width);
+  return to;
+}
+
+// to [count, columns] = rows of a padded [count, width] buffer.
+template <class T>
+void unpad(const T* from, int64_t width, int64_t count, int64_t columns, T* to) {
+  for (int64_t r = 0; r < count; ++r) std::copy_n(from + r * width, columns, to + r * columns);
 }
 
 // A [depth, columns] matrix in panels of a few vectors of columns, each panel contiguous, padded with 0.
@@ -112,6 +133,27 @@ void product(int count, const T* const* rows, const Panels<T>& panels, const T* 
       column += vectors * kLanes<T>;
     }
   });
+}
+
+// Two rows share the division of their sigmoids; the last of an odd number is its own partner.
+template <class T>
+inline T* partner(T* row, int r, int count, int64_t width) {
+  return r + 1 < count ? row + width : row;
+}
+
+// x = sigmoid(x) for `count` rows of `width`, whole vectors. Two vectors of a row share a division, never two rows: a
+// row's values do not depend on its neighbours, to the last bit.
+template <class T>
+inline void sigmoids_of(T* rows, int count, int64_t width) {
+  for (T *x = rows, *end = rows + count * width; x < end; x += width) {
+    for (int64_t j = 0; j < width; j += 2 * kLanes<T>) {
+      T* y = x + std::min(j + kLanes<T>, width - kLanes<T>);  // the last of an odd number is its own partner
+      Vec<T> sigmoid_x, sigmoid_y;
+      sigmoids(load(x + j), load(y), sigmoid_x, sigmoid_y);
+      store(y, sigmoid_y);
+      store(x + j, sigmoid_x);
+    }
+  }
 }
 
 // Consecutive steps of one row: gates [steps, stride] and the states before them [steps, before_stride].

@@ -14,16 +14,6 @@
 
 namespace dien {
 
-// Threads for so many multiply-adds: 1 or all, as in the scan.
-inline int threads_for(double work, int threads) { return work < kSerialWork ? 1 : std::max(1, threads); }
-
-template <class T>
-Buffer<T> padded(const T* from, int64_t rows, int64_t columns, int64_t width) {
-  Buffer<T> to = zeros<T>(rows * width);
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * columns, columns, to.get() + r * width);
-  return to;
-}
-
 // to = diag(q) @ from: (q * h) W = h (diag(q) W), so that a candidate's product reads the shared states.
 template <class T>
 void scale_depth(const Panels<T>& from, const T* q, Panels<T>& to) {
@@ -32,21 +22,6 @@ void scale_depth(const Panels<T>& from, const T* q, Panels<T>& to) {
   for (int vectors : from.vectors)
     for (int64_t k = 0; k < from.depth; ++k)
       for (int v = 0; v < vectors; ++v, in += kLanes<T>, out += kLanes<T>) store(out, load(in) * q[k]);
-}
-
-template <class T>
-inline T sum_of(Vec<T> v) {
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
-// Two rows share the division of their sigmoids; the last of an odd number is its own partner.
-template <class T>
-inline T* partner(T* row, int r, int count, int64_t width) {
-  return r + 1 < count ? row + width : row;
 }
 
 template <class T>

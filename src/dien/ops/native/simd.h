@@ -59,6 +59,15 @@ inline void store(T* to, Vec<T> v, int64_t count) {
   std::memcpy(to, &v, count * sizeof(T));
 }
 
+template <class T>
+inline T sum_of(Vec<T> v) {
+  T lanes[kLanes<T>];
+  store(lanes, v);
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
 // One vector of 0, then one of 1: loading it at an offset masks the first lanes.
 template <class T>
 struct Fresh {

@@ -1,0 +1,95 @@
+"""What attention and auxiliary scorer do after their first layer, in one walk over the steps.
+
+Both are perceptrons with two hidden layers of sigmoids on thousands of steps, whose first product is taken elsewhere
+because parts of it are shared. Layer by layer most of the time goes into sending values to memory and back.
+
+Axes: N steps, A and M units of the two hidden layers.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dien.errors import DienError
+from dien.ops import build
+from dien.ops.cpu import SUFFIX, pointer, takes
+
+
+def perceptron(x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor) -> Tensor:
+    """`linear(sigmoid(linear(sigmoid(x))))`, the scores `[N, 1]`.
+
+    The kernel runs for float32 and float64 on the CPU where the scan's does (see `engine_for`); everything else,
+    autocast, and programs that are compiled or exported use torch's own layers.
+    """
+    inputs = (x_NA, weight_MA, bias_M, weight_1M, bias_1)
+    if not takes(*inputs) or x_NA.shape[1:] != weight_MA.shape[1:] or weight_1M.shape != (1, len(weight_MA)):
+        return F.linear(F.linear(x_NA.sigmoid(), weight_MA, bias_M).sigmoid(), weight_1M, bias_1)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    score_N1: Tensor = (_Perceptron.apply if save else _Perceptron.forward)(*inputs, save)[0]
+    return score_N1
+
+
+class _Perceptron(torch.autograd.Function):
+    """Scores [N, 1], and the values of the hidden layers [N, A] and [N, M], empty unless `save`."""
+
+    @staticmethod
+    def forward(
+        x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor, save: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, (units, inputs) = len(x_NA) if save else 0, weight_MA.shape
+        first, second = x_NA.new_empty(steps, inputs), x_NA.new_empty(steps, units)
+        score_N1 = x_NA.new_empty(len(x_NA), 1)
+        kept = (first, second) if save else (None, None)
+        _call("perceptron", (x_NA, weight_MA, bias_M, weight_1M, bias_1), (*kept, score_N1), x_NA, weight_MA)
+        return score_N1, first, second
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:], inputs[1], inputs[3])
+
+    @staticmethod
+    def backward(ctx: Any, to_score_N1: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if to_score_N1 is None:
+            return (None,) * 6
+        # Where second derivatives may follow, an autograd function refuses them.
+        run = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
+        return *run(to_score_N1, *ctx.saved_tensors), None
+
+
+class _Gradients(torch.autograd.Function):
+    """Gradients of `_Perceptron` with respect to its tensors."""
+
+    @staticmethod
+    def forward(
+        to_score_N1: Tensor, first_NA: Tensor, second_NM: Tensor, weight_MA: Tensor, weight_1M: Tensor
+    ) -> tuple[Tensor, ...]:
+        to_x, to_bias = first_NA.new_empty(first_NA.shape), weight_MA.new_empty(len(weight_MA))
+        to_weight, to_output = weight_MA.new_empty(weight_MA.shape), weight_1M.new_empty(weight_1M.shape)
+        inputs = (to_score_N1, first_NA, second_NM, weight_MA, weight_1M)
+        _call("perceptron_backward", inputs, (to_x, to_weight, to_bias, to_output), first_NA, weight_MA)
+        return to_x, to_weight, to_bias, to_output, to_score_N1.sum(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise DienError("The perceptron is differentiable once: set DIEN_SCAN=reference for second derivatives.")
+
+
+def _call(
+    name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor | None, ...], x_NA: Tensor, weight_MA: Tensor
+) -> None:
+    contiguous = [tensor.contiguous() for tensor in inputs]
+    getattr(build.library(), f"{name}_{SUFFIX[x_NA.dtype]}")(
+        *map(pointer, contiguous),
+        *(ctypes.c_int64(size) for size in (*x_NA.shape, len(weight_MA))),
+        ctypes.c_int(torch.get_num_threads()),
+        *map(pointer, outputs),
+    )
