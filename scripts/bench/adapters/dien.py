@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +18,6 @@ from dien.model.evolution import AUGRU
 from dien.model.extractor import MLPScorer
 from dien.model.features import FeatureEmbedding
 from dien.model.layers import Head
-from dien.rank import Ranker
 from dien.tables import Column
 
 USERS_AT_A_TIME = 100
@@ -53,6 +51,10 @@ class Dien(Adapter[Batch]):
 
     def ranking(self, catalogue: Catalogue, users: int, candidates: int) -> Callable[[], None]:
         """What ranks `candidates` items for each of `users` histories, from raw ids."""
+        import polars as pl
+
+        from dien.rank import Ranker  # the peak memory of training is that of training alone
+
         rng = np.random.default_rng(1)
         items = pl.Series(np.arange(2, catalogue.items))
         ranker = Ranker(
