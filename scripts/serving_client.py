@@ -92,7 +92,7 @@ class CheckingClient:
     def __init__(self, ranker: Ranker, *, seed: int, outcomes: "Counter[str]", candidates: int = 10) -> None:
         self.ranker, self.outcomes, self.candidates = ranker, outcomes, candidates
         self.rng = np.random.default_rng(seed)
-        self.items = [str(item) for item in ranker.items.row_of]
+        self.items = list(ranker.items.row_of)
         self.user = f"client {seed}"
         self.clicks: list[str] = []
         self.kept = False

@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dien import runs
 from dien.data.datamodule import DataModule
 from dien.data.translate import trained_on
 from dien.errors import DienError
+from dien.runs.model import configuration_of, find_dataset, same_dataset
 from dien.targets import instantiate
 
 log = logging.getLogger(__name__)
@@ -25,16 +25,21 @@ ONLY_SPEED = (
 
 
 def prepare(cfg: DictConfig, data: DataModule) -> None:
-    """Make `data` readable for the network of the run that `cfg.ckpt` names.
+    """Find the data to evaluate on, and make them readable for the network of the run that `cfg.ckpt` names.
 
-    Another dataset than the run's, such as the same log under another split, numbers its vocabulary differently: its
-    tables are then translated, see `dien.data.translate`.
+    The run's own dataset is opened where it lies, without its log. Another one, such as the same log under another
+    split, numbers its vocabulary differently: its tables are translated, see `dien.data.translate`.
 
     Raises:
-        DienError: the network is configured otherwise than it was trained, or cannot read the data.
+        DienError: the data cannot be had, or the network is given otherwise than it was trained or cannot read them.
     """
     folder = Path(cfg.run_dir) if cfg.ckpt == "auto" else runs.run_folder_of(cfg.ckpt)
     before = _configuration(folder)
+    fingerprint = runs.read_json(folder / "environment.json").get("dataset_fingerprint")
+    if before is not None and fingerprint is not None and same_dataset(before.data, cfg.data):
+        find_dataset(data, fingerprint, folder)
+    data.prepare_data()
+    data.setup()
     if before is None:
         return
     changed = [key for key, value in _plain(cfg.model).items() if value != _plain(before.model).get(key, value)]
@@ -43,11 +48,12 @@ def prepare(cfg: DictConfig, data: DataModule) -> None:
             f"train=false evaluates the network as it was trained, but model.{changed[0]} is given otherwise: "
             "leave it out, or train."
         )
-    if _plain(before.data) == _plain(cfg.data):
+    if fingerprint == data.data.fingerprint:
         return
     own: DataModule = instantiate(before.data, _convert_="all")
+    if fingerprint is not None:
+        find_dataset(own, fingerprint, folder)
     trained = own.data
-    fingerprint = runs.read_json(folder / "environment.json").get("dataset_fingerprint")
     if trained.fingerprint != (fingerprint or trained.fingerprint):
         raise DienError(
             f"{folder} was trained on the dataset {fingerprint}, but its configuration now gives "
@@ -77,16 +83,9 @@ def is_of_the_run(cfg: DictConfig, data: DataModule, run_dir: Path) -> bool:
 
 def _configuration(folder: Path) -> DictConfig | None:
     """What the run was trained with; None if that is lost."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not (folder / "config.yaml").is_file():
         return None
-    try:
-        config = OmegaConf.load(path)
-    except yaml.YAMLError as error:
-        raise DienError(f"{path} is damaged: a run cannot be evaluated without its configuration.") from error
-    if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
-        raise DienError(f"{path} is not the configuration of a run.")
-    return config
+    return configuration_of(folder)
 
 
 def _plain(node: Any) -> dict[str, Any]:

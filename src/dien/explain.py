@@ -26,6 +26,7 @@ from dien.data.dataset import Prepared
 from dien.data.names import item_features, item_names, row_of
 from dien.errors import ConfigError
 from dien.model.trace import Trace, trace
+from dien.options import add_override
 from dien.tables import FIRST_ID
 
 CANDIDATES = 5
@@ -165,11 +166,12 @@ def main() -> None:
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the attention as FILE (.png, .svg, .pdf)")
     parser.add_argument("--checkpoint", default="best.ckpt", help="of the run (default: %(default)s)")
+    add_override(parser)
     arguments = parser.parse_args()
     with mistakes_in_one_sentence("dien-explain"):
         if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
             raise ConfigError(f"--figure {arguments.figure}: the file must end in .png, .svg or .pdf.")
-        loaded = runs.load_model(arguments.run, checkpoint=arguments.checkpoint)
+        loaded = runs.load_model(arguments.run, checkpoint=arguments.checkpoint, overrides=arguments.override)
         prepared = loaded.data.data
         explanation = explain(
             loaded.network,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dien.data.dataset import Prepared
 from dien.data.sources.convert import TimeUnit, ids, labels, timestamps
 from dien.data.sources.reading import FILE, Dialect, read_columns
+from dien.data.vocabulary import spelled
 from dien.errors import DataError
 from dien.impressions import names_in
 
@@ -113,7 +114,7 @@ class TableHistories(Clicks):
             raise DataError(f"{path}: the history is empty: there are no clicks in it.")
         if has_label:  # an impression without a click is never history
             rows = rows.filter(labels(rows, "label", threshold=None) == 1)
-        frame = pl.DataFrame({"user": ids(rows, "user").cast(pl.String), "item": ids(rows, "item")})
+        frame = pl.DataFrame({"user": spelled(ids(rows, "user")), "item": ids(rows, "item")})
         time = None if columns.time is None else clock.read(rows, "time", called=columns.time)
         frame = frame.with_columns(time=pl.Series(time if time is not None else np.zeros(len(frame), np.int64)))
         frame = frame.sort("user", "time", maintain_order=True)
@@ -125,7 +126,7 @@ class TableHistories(Clicks):
 
     def user(self, raw: pl.Series) -> Ints:
         table = pl.DataFrame({"id": self._users, "row": np.arange(1, len(self._users) + 1)})
-        found = pl.DataFrame({"id": raw.cast(pl.String)}).join(table, on="id", how="left", maintain_order="left")
+        found = pl.DataFrame({"id": spelled(raw)}).join(table, on="id", how="left", maintain_order="left")
         return found["row"].fill_null(0).to_numpy().astype(np.int64)
 
 

@@ -6,7 +6,7 @@ Axes: B rows of a batch, T history steps.
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +25,11 @@ from dien.config import mistakes_in_one_sentence
 from dien.data.datamodule import DataModule
 from dien.data.sources.convert import ids
 from dien.data.sources.reading import FILE, ROW
+from dien.data.vocabulary import spelled
 from dien.errors import DataError, DienError, check_whole
 from dien.histories import Clock, Columns, Histories, PreparedHistories, TableHistories
 from dien.impressions import Writer, names_in, pieces
+from dien.options import add_override
 from dien.runs.model import LoadedRun, load_model
 from dien.tables import UNKNOWN
 
@@ -58,6 +60,7 @@ def predict(
     time: str | None = None,
     checkpoint: str = "best.ckpt",
     batch_size: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Counts:
     """Score a table of (user, item[, time]) with the network of a run.
 
@@ -75,6 +78,7 @@ def predict(
         time: of times, likewise; read as the run's log was read. Without such a column there is no time.
         checkpoint: see `runs.load_model`.
         batch_size: rows a forward pass; None for the run's `data.eval_batch_size`.
+        overrides: see `runs.load_model`.
 
     Raises:
         DienError: for any mistake in the arguments, the run or the tables.
@@ -84,7 +88,7 @@ def predict(
     names = names_in(source)
     if taken := [name for name in ADDED if name in names]:
         raise DataError(f"{source}: the column {taken[0]} is there already, and would be overwritten: rename it.")
-    loaded = load_model(run, checkpoint=checkpoint)
+    loaded = load_model(run, checkpoint=checkpoint, overrides=overrides)
     data, clock = loaded.data.data, _clock(loaded.data)
     columns = _columns(loaded.config, source, names, Columns(user or "", item or "", time))
     if history is None:
@@ -156,14 +160,16 @@ def _score(
 
 
 def _ids(located: pl.DataFrame, name: str) -> pl.Series:
-    """Ids as strings or integers; an empty one is nobody's."""
-    column = located[name]
-    if column.dtype == pl.Null:
-        return column.cast(pl.String)
-    if column.dtype.is_float() or column.null_count() == 0:
-        return ids(located, name)
-    filled = ids(located.filter(column.is_not_null()), name)
-    return pl.Series(name, [None] * len(column), dtype=filled.dtype).scatter(column.is_not_null().arg_true(), filled)
+    """Ids as they are spelled; null for an empty one (also NaN), which is nobody's.
+
+    Raises:
+        DataError: the column holds what no id can be, such as fractions or dates.
+    """
+    raw = located[name]
+    there = raw.fill_nan(None).is_not_null() if raw.dtype.is_float() else raw.is_not_null()
+    if raw.dtype != pl.Null:
+        ids(located.select(name, FILE, ROW).filter(there), name)
+    return spelled(raw)
 
 
 def _no_empty_text(located: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -267,13 +273,14 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, metavar="ROWS", help="of a forward pass (default: the run's)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    add_override(parser)
     options = vars(parser.parse_args())
     with mistakes_in_one_sentence("dien-predict"):
         threads = options.pop("threads")
         check_whole("--threads", threads, 1)
         torch.set_num_threads(threads)
         keep_freed_memory()
-        counts = predict(options.pop("run"), **options)
+        counts = predict(options.pop("run"), overrides=options.pop("override"), **options)
         print(
             f"{counts.rows:,} rows scored ({counts.unknown_users:,} of unknown users, {counts.unknown_items:,} of "
             f"unknown items, {counts.empty_histories:,} with an empty history): {options['output']}"

@@ -5,12 +5,11 @@ Axes: N clicks of a history (at most the run's `data.history_length`), C candida
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
-import polars as pl
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -22,16 +21,14 @@ from dien.model import candidates as shared
 from dien.model.baselines import DIN
 from dien.model.dien import DIEN, ClickNetwork
 from dien.model.steps import Steps
-from dien.runs.model import load_model
-from dien.tables import FIRST_ID, UNKNOWN
-
-Id = str | int
+from dien.raw_ids import IdRows, RawId
+from dien.trained import BEST, load_trained
 
 
 class Scored(NamedTuple):
     """A candidate and the probability of a click on it."""
 
-    item: Id
+    item: RawId
     score: float
 
 
@@ -60,30 +57,6 @@ class State(NamedTuple):
         return safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata={"model": self.model})
 
 
-class Ids:
-    """From raw ids to rows of a feature table; fast for a few, where `Prepared.item_rows` is for many."""
-
-    def __init__(self, ids: pl.Series) -> None:
-        self.text = ids.dtype == pl.String
-        self.row_of: dict[object, int] = dict(zip(ids.to_list(), range(FIRST_ID, FIRST_ID + len(ids)), strict=True))
-
-    def rows(self, raw: Iterable[Any]) -> list[int]:
-        """Rows of raw ids, 1 for an unknown one; 7 and "7" are the same id."""
-        find, own, kind = self.row_of.get, self._own, str if self.text else int
-        return [find(one if type(one) is kind else own(one), UNKNOWN) for one in raw]
-
-    def _own(self, raw: object) -> object:
-        """The id in the type that the log has."""
-        if isinstance(raw, bool | float) or not isinstance(raw, Hashable):
-            return None
-        if self.text:
-            return str(raw)
-        try:
-            return int(raw)  # type: ignore[call-overload]
-        except (TypeError, ValueError):
-            return None
-
-
 class Ranker:
     """Scores many candidates of a user, whose history is computed once.
 
@@ -92,52 +65,42 @@ class Ranker:
 
     Args:
         network: in evaluation mode.
-        item_ids: raw ids of the item rows from row 2 on, as `Prepared.item_ids` gives them.
-        user_ids: of the user rows, likewise.
+        items: their raw ids.
+        users: their raw ids.
         history_length: the run's.
-        item_vocabulary: vocabulary id of every item row, padding and unknown included; None if training knew them all.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        item_ids: pl.Series,
-        user_ids: pl.Series,
-        history_length: int,
-        item_vocabulary: Tensor | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, *, items: IdRows, users: IdRows, history_length: int) -> None:
         check_whole("history_length", history_length, 1)
         self.network, self.history_length = network.eval(), history_length
-        self.items, self.users = Ids(item_ids), Ids(user_ids)
-        vocabulary = torch.arange(len(item_ids) + FIRST_ID) if item_vocabulary is None else item_vocabulary
-        self._untrained = set((vocabulary == UNKNOWN).nonzero().flatten().tolist())
+        self.items, self.users = items, users
         self.model = _name(network)
         """Which weights these are; states carry it."""
         self.device = next(network.parameters()).device
 
     @classmethod
-    def load(cls, run: str | Path, *, checkpoint: str = "best.ckpt") -> Self:
-        """The ranker of a run folder.
+    def load(cls, run: str | Path, *, checkpoint: str = BEST, overrides: Sequence[str] = ()) -> Self:
+        """The ranker of a run folder, or of a folder of weights, which `dien-export` or `dien-convert` wrote.
+
+        Args:
+            run: the folder.
+            checkpoint: see `runs.load_model`.
+            overrides: see `runs.load_model`.
 
         Raises:
-            DienError: see `runs.load_model`.
+            DienError: see `load_trained`.
         """
-        loaded = load_model(run, checkpoint=checkpoint)
-        return cls(
-            loaded.network,
-            item_ids=loaded.data.data.item_ids(),
-            user_ids=loaded.data.data.user_ids(),
-            history_length=loaded.data.history_length,
-            item_vocabulary=loaded.data.tables()[0][0].values,
-        )
+        trained = load_trained(run, checkpoint=checkpoint, overrides=overrides)
+        return cls(trained.network, items=trained.items, users=trained.users, history_length=trained.history_length)
 
-    def state(self, history: Sequence[Id], *, user: Id | None = None) -> State:
+    def state(self, history: Sequence[RawId], *, user: RawId | None = None) -> State:
         """The state after a history of raw item ids, oldest first; unknown items count as the unknown item."""
         return self.states([history], users=[user])[0]
 
     @torch.inference_mode()
-    def states(self, histories: Sequence[Sequence[Id]], *, users: Sequence[Id | None] | None = None) -> list[State]:
+    def states(
+        self, histories: Sequence[Sequence[RawId]], *, users: Sequence[RawId | None] | None = None
+    ) -> list[State]:
         """The states of several histories, whose interests are computed in one scan."""
         rows = self.users.rows(users if users is not None else [None] * len(histories))
         kept = [self.items.rows(history[-self.history_length :]) for history in histories]
@@ -159,7 +122,7 @@ class Ranker:
         ]
 
     @torch.inference_mode()
-    def update(self, state: State, event: Id) -> State:
+    def update(self, state: State, event: RawId) -> State:
         """The state after one more click: one step of the extractor.
 
         The extractor starts at the oldest click that is kept. While the window has room this is one step; when it
@@ -181,7 +144,12 @@ class Ranker:
         return state._replace(item_N=item_N, history_ND=torch.cat([state.history_ND, new_1D]), interest_NH=interest_NH)
 
     def rank(
-        self, history: Sequence[Id] | State, candidates: Sequence[Id], *, top: int | None = None, user: Id | None = None
+        self,
+        history: Sequence[RawId] | State,
+        candidates: Sequence[RawId],
+        *,
+        top: int | None = None,
+        user: RawId | None = None,
     ) -> list[Scored]:
         """The `top` candidates (all if None) by falling probability of a click; equal ones keep their order.
 
@@ -199,7 +167,7 @@ class Ranker:
 
     @torch.inference_mode()
     def score(
-        self, history: Sequence[Id] | State, candidates: Sequence[Id], *, user: Id | None = None
+        self, history: Sequence[RawId] | State, candidates: Sequence[RawId], *, user: RawId | None = None
     ) -> NDArray[np.float32]:
         """Probabilities [C] of a click, in the order of the candidates."""
         state = history if isinstance(history, State) else self.state(history, user=user)
@@ -217,9 +185,13 @@ class Ranker:
         scores: NDArray[np.float32] = logit_C.sigmoid()[place_C].cpu().numpy()
         return scores
 
-    def known(self, items: Sequence[Id]) -> list[bool]:
+    def known(self, items: Sequence[RawId]) -> list[bool]:
         """Which raw item ids training knew; the others are scored with the unknown embedding."""
-        return [row not in self._untrained for row in self.items.rows(items)]
+        return self.items.known(items)
+
+    def known_user(self, user: RawId | None) -> bool:
+        """Whether training knew a user; others are scored with the unknown embedding."""
+        return self.users.known([user])[0]
 
     def from_bytes(self, data: bytes) -> State:
         """A state that `State.to_bytes` wrote.

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-PADDING = 0
-UNKNOWN = 1
-FIRST_ID = 2  # the first row or vocabulary id that stands for something real
+from dien.raw_ids import FIRST_ID as FIRST_ID
+from dien.raw_ids import PADDING as PADDING
+from dien.raw_ids import UNKNOWN as UNKNOWN
 
 Kind = Literal["categorical", "multi", "float"]
 
@@ -28,3 +28,9 @@ class Column(NamedTuple):
 
 
 Table = tuple[Column, ...]
+
+
+def untrained_rows(table: Table) -> list[int]:
+    """Rows whose ids training did not know: their embedding is the unknown one."""
+    rows: list[int] = (table[0].values == UNKNOWN).nonzero().flatten().tolist()
+    return rows

@@ -73,9 +73,10 @@ def train(cfg: DictConfig) -> float:
     data = instantiate(cfg.data, _convert_="all")
     if not cfg.model.alpha:  # nothing would look at them
         data.negatives = replace(data.negatives, auxiliary=0)
-    data.prepare_data()
-    data.setup()
-    if not cfg.train:
+    if cfg.train:
+        data.prepare_data()
+        data.setup()
+    else:
         evaluation.prepare(cfg, data)
     module = build_module(cfg, data)
     with warnings.catch_warnings():

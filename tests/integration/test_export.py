@@ -109,7 +109,7 @@ def _damage_is_one_sentence(folder: Path) -> None:
         ("no", "is not a folder of dien-export: no JSON"),
         ("[]", "is not a JSON object"),
         ("[" * 100_000, "is not a folder of dien-export: no JSON"),
-        ('{"version": 2}', "is not an export of version 1"),
+        ('{"version": 1}', "is not an export of version 2"),
         (content.replace('"ids.json"', '"../ids.json"'), "names a file outside of itself"),
         (content.replace('"ids.json"', '"/etc/passwd"'), "names a file outside of itself"),
         (content.replace('"format": "onnx"', '"format": "pt2"'), "holds the format pt2, not onnx"),
@@ -188,7 +188,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(finished_run, tmp_path, cap
     ]:
         assert dien_export(*arguments) == 2
         assert message in capsys.readouterr().err
-    monkeypatch.setattr(command, "check_export", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("dien.export.write.check_export", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command.export(finished_run, "weights", tmp_path / "made")
     assert not [path for path in tmp_path.iterdir() if "made" in path.name]

@@ -1,7 +1,6 @@
 """A ranker gives every candidate the score of the network's own forward, whatever is shared or kept."""
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
@@ -9,6 +8,7 @@ import dien
 from dien.batch import Batch
 from dien.errors import ConfigError, DataError
 from dien.model import candidates
+from dien.raw_ids import IdRows
 
 EVOLUTIONS = ["gru", "aigru", "agru", "augru", "augru_code"]
 NETWORKS = [*EVOLUTIONS, "base", "wide_deep", "pnn", "din"]
@@ -23,7 +23,7 @@ def make_ranker(make_network):
         network = make_network(name, **options)
         for parameter in network.parameters():  # far from the symmetric start, so that every term counts
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
-        return dien.Ranker(network, item_ids=pl.Series(ITEMS), user_ids=pl.Series(USERS), history_length=LONGEST)
+        return dien.Ranker(network, items=IdRows(ITEMS), users=IdRows(USERS), history_length=LONGEST)
 
     return make
 
@@ -111,12 +111,6 @@ def test_rank_orders_by_score_and_keeps_the_order_of_equals(make_ranker):
     assert ranker.rank(ITEMS[:4], []) == []
     with pytest.raises(ConfigError, match="top=0 is out of range"):
         ranker.rank([], wanted, top=0)
-
-
-def test_ids_are_found_in_either_type_and_nothing_else_is_an_id(make_ranker):
-    ranker = make_ranker()
-    assert ranker.users.rows([100, "100", "x", 100.0, True, None, [1], 1 << 70]) == [2, 2, 1, 1, 1, 1, 1, 1]
-    assert ranker.items.rows(["i0", 0, None, ["i0"], 1.5]) == [2, 1, 1, 1, 1]
 
 
 def test_states_of_another_model_and_damaged_ones_are_refused(make_ranker):

@@ -18,6 +18,7 @@ from dien.model.evolution import AUGRU
 from dien.model.extractor import MLPScorer
 from dien.model.features import FeatureEmbedding
 from dien.model.layers import Head
+from dien.raw_ids import IdRows
 from dien.tables import Column
 
 USERS_AT_A_TIME = 100
@@ -51,17 +52,12 @@ class Dien(Adapter[Batch]):
 
     def ranking(self, catalogue: Catalogue, users: int, candidates: int) -> Callable[[], None]:
         """What ranks `candidates` items for each of `users` histories, from raw ids."""
-        import polars as pl
-
         from dien.rank import Ranker  # the peak memory of training is that of training alone
 
         rng = np.random.default_rng(1)
-        items = pl.Series(np.arange(2, catalogue.items))
+        items = range(2, catalogue.items)
         ranker = Ranker(
-            self.network,
-            item_ids=items,
-            user_ids=pl.Series(np.arange(2, catalogue.users)),
-            history_length=HISTORY_LENGTH,
+            self.network, items=IdRows(items), users=IdRows(range(2, catalogue.users)), history_length=HISTORY_LENGTH
         )
         history_UT = rng.choice(items, (users, HISTORY_LENGTH)).tolist()
         candidate_UC = rng.choice(items, (users, candidates)).tolist()

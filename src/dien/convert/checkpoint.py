@@ -1,6 +1,6 @@
 """What a checkpoint of RecBole or hopwise says: the weights, and from the dataset inside it the features and ids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from dien.errors import DataError, check_whole
 
 HISTORY_LENGTH = 50  # their default of MAX_ITEM_LIST_LENGTH
 
-Ids = list[str] | list[int]
+Ids = Sequence[str] | Sequence[int]
 
 
 class Foreign(NamedTuple):

@@ -1,7 +1,6 @@
 """`dien-convert`: a trained DIEN of RecBole or hopwise as a folder of weights of this project."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from dien.console import say
 from dien.convert.checkpoint import read_peer
 from dien.convert.peer import convert, table_of
 from dien.errors import DataError
-from dien.export.archive import atomic_folder, write_ids, write_manifest
-from dien.export.card import CARD_JSON, CARD_MARKDOWN, USE
-from dien.export.weights import write_weights
+from dien.export.card import card_of_peer
+from dien.export.write import write_export
+from dien.raw_ids import IdRows
+from dien.trained import Trained
 
 
 def move_in(checkpoint: str | Path, output: str | Path, *, config: str | Path | None = None) -> Path:
@@ -27,29 +27,31 @@ def move_in(checkpoint: str | Path, output: str | Path, *, config: str | Path | 
         config: a YAML or JSON file of their configuration; needed beside a state dict alone.
 
     Returns:
-        The folder; `dien.export.weights.load_weights` builds the network.
+        The folder: `dien-export` makes programs of it, `Ranker.load` ranks with it.
 
     Raises:
         DienError: the file cannot be read or converted (the message says why), or the folder exists.
     """
     found = read_peer(Path(checkpoint), _config(config))
     network, model = convert(found.weights, found.options, found.items, found.users)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    card = {"name": model.name, "format": "weights", "origin": found.origin, "options": found.options._asdict()}
-    lines = [
-        f"# {model.name}, moved in from a {found.origin}",
-        f"{parameters:,} parameters; scores are those of the origin. Batch normalisation is folded into the layers.",
-        f"Histories of up to {found.history_length} clicks.\n\n## Use",
-        USE["weights"],
-    ]
-    folder = Path(output)
-    with atomic_folder(folder) as place:
-        write_weights(network, model, (table_of(found.items), table_of(found.users)), place)
-        write_ids(place, list(found.item_ids), list(found.user_ids))
-        (place / CARD_JSON).write_text(json.dumps({**card, "parameters": parameters}, indent=1) + "\n")
-        (place / CARD_MARKDOWN).write_text("\n\n".join(lines) + "\n")
-        write_manifest(place, kind="weights", history_length=found.history_length)
-    say(f"{folder}: {model.name}, {parameters:,} parameters, {len(found.item_ids):,} items, from a {found.origin}")
+    trained = Trained(
+        network=network,
+        model=model,
+        tables=(table_of(found.items), table_of(found.users)),
+        items=IdRows(found.item_ids),
+        users=IdRows(found.user_ids),
+        history_length=found.history_length,
+    )
+    card = card_of_peer(
+        network,
+        name=model.name,
+        origin=found.origin,
+        options=found.options._asdict(),
+        length=found.history_length,
+    )
+    folder, size = Path(output), f"{card['parameters']:,} parameters, {len(found.item_ids):,} items"
+    write_export(trained, "weights", folder, card)
+    say(f"{folder}: {model.name}, {size}, from a {found.origin}")
     return folder
 
 
@@ -71,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         prog="dien-convert",
         description="Convert a trained DIEN of RecBole 1.2.1 or hopwise 0.9.1: GRU, AIGRU, AGRU or AUGRU, with "
         "features of ids, single and of several values. Nothing in the file is executed, and neither is needed here.",
-        epilog="Exit status: 0 if the folder is there, 2 for a mistake, 1 for a defect.",
+        epilog="What it leaves can be ranked with and served like a run, and `dien-export FOLDER --format onnx` makes "
+        "a program of it. Exit status: 0 if the folder is there, 2 for a mistake, 1 for a defect.",
     )
     parser.add_argument("checkpoint", help="a checkpoint (.pth), or a state dict saved with torch.save")
     parser.add_argument("--output", required=True, help="the new folder")

@@ -18,7 +18,7 @@ from dien.data.sampler import RowSampler
 from dien.data.sources.base import Source
 from dien.data.storage import check_fingerprint
 from dien.data.translate import translated
-from dien.errors import ConfigError, DataError, check_whole
+from dien.errors import ConfigError, check_whole
 from dien.tables import Table
 
 _GRACE = 30
@@ -210,13 +210,18 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader("test", self.eval_batch_size)
 
+    def place_of(self, fingerprint: str) -> Path:
+        """Where the prepared dataset of this fingerprint is kept."""
+        return place_of(fingerprint, name=self._dataset, cache=self._cache, folder=self._folder)
+
     def open_prepared(self, fingerprint: str) -> bool:
-        """Take the prepared dataset of this fingerprint if it is there, without a look at the source's files."""
-        place = place_of(fingerprint, name=self._dataset, cache=self._cache, folder=self._folder)
-        try:
-            found = check_fingerprint(place, fingerprint)
-        except DataError:  # damaged, or another one: to prepare it says what to do
-            return False
+        """Take the prepared dataset of this fingerprint if it is there, without a look at the files of the source.
+
+        Raises:
+            DataError: it is damaged, or another one is there.
+        """
+        place = self.place_of(fingerprint)
+        found = check_fingerprint(place, fingerprint)
         if found:
             self._place = place
         return found

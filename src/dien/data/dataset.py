@@ -5,7 +5,7 @@ step, N real steps of a batch (flat, row after row), S samples of a split. An *e
 event arrays, a *click* one in the click arrays (`dien.data.prepare` lists the files).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from dien.batch import Batch
 from dien.data.negatives import Draws, NegativeSampler
 from dien.data.protocol import Split
 from dien.data.storage import read_manifest
-from dien.data.vocabulary import rows_of
-from dien.tables import FIRST_ID, Column, Table
+from dien.data.vocabulary import rows_of, spelled
+from dien.raw_ids import FIRST_ID, spelling
+from dien.tables import Column, Table
 
 
 class Prepared:
@@ -82,12 +83,12 @@ class Prepared:
         """The feature tables of the items and of the users, loaded into memory."""
         return self._table("item"), self._table("user")
 
-    def item_rows(self, item_ids: Sequence[str] | Sequence[int] | pl.Series) -> NDArray[np.int64]:
-        """Rows of raw item ids; 1 for an id that the log does not have."""
+    def item_rows(self, item_ids: Iterable[object] | pl.Series) -> NDArray[np.int64]:
+        """Rows of raw item ids (see `dien.raw_ids`); 1 for one that the log does not have."""
         return self._rows("item", item_ids)
 
-    def user_rows(self, user_ids: Sequence[str] | Sequence[int] | pl.Series) -> NDArray[np.int64]:
-        """Rows of raw user ids; 1 for an id that the log does not have."""
+    def user_rows(self, user_ids: Iterable[object] | pl.Series) -> NDArray[np.int64]:
+        """Rows of raw user ids (see `dien.raw_ids`); 1 for one that the log does not have."""
         return self._rows("user", user_ids)
 
     def item_ids(self) -> pl.Series:
@@ -131,9 +132,10 @@ class Prepared:
             columns.append(Column(column["name"], column["kind"], column["size"], values))
         return tuple(columns)
 
-    def _rows(self, kind: str, raw: Sequence[str] | Sequence[int] | pl.Series) -> NDArray[np.int64]:
+    def _rows(self, kind: str, raw: Iterable[object] | pl.Series) -> NDArray[np.int64]:
         ids = self.item_ids() if kind == "item" else self.user_ids()
-        return rows_of(pl.Series(raw, strict=False).cast(ids.dtype, strict=False), ids).astype(np.int64)
+        given = raw if isinstance(raw, pl.Series) else pl.Series(list(map(spelling, raw)), dtype=pl.String)
+        return rows_of(spelled(given), spelled(ids)).astype(np.int64)
 
 
 class RowBatch(NamedTuple):

@@ -1,7 +1,5 @@
 """What the items of a prepared dataset are called, for people: their raw ids and features."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -52,14 +50,7 @@ def row_of(prepared: Prepared, kind: str, raw_id: str) -> int:
         DataError: if the log does not have it.
     """
     ids = prepared.item_ids() if kind == "item" else prepared.user_ids()
-    typed: Sequence[str] | Sequence[int] = [raw_id]
-    if ids.dtype.is_integer():
-        if not raw_id.removeprefix("-").isdecimal():
-            raise DataError(
-                f"--{kind} {raw_id}: the {kind} ids of {prepared.name} are whole numbers, such as {ids[0]}."
-            )
-        typed = [int(raw_id)]
-    row = int((prepared.item_rows if kind == "item" else prepared.user_rows)(typed)[0])
+    row = int((prepared.item_rows if kind == "item" else prepared.user_rows)([raw_id])[0])
     if row < FIRST_ID:
         raise DataError(f"--{kind} {raw_id} is not in {prepared.name}, whose {kind} ids are such as {ids[0]}.")
     return row

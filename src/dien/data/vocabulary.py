@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dien.data.storage import write_array, write_frame
-from dien.tables import FIRST_ID, UNKNOWN
+from dien.raw_ids import EXACT, FIRST_ID, UNKNOWN
 
 
 def sorted_ids(events: pl.Series, features: pl.DataFrame | None) -> pl.Series:
@@ -21,6 +21,20 @@ def sorted_ids(events: pl.Series, features: pl.DataFrame | None) -> pl.Series:
     if features is not None:
         ids = pl.concat([ids, features[events.name]]).unique()
     return ids.sort()
+
+
+def is_whole(numbers: pl.Series) -> pl.Series:
+    """Which floats are whole numbers, below those that floats skip."""
+    return numbers.is_finite() & (numbers == numbers.floor()) & (numbers.abs() < EXACT)
+
+
+def spelled(raw: pl.Series) -> pl.Series:
+    """Raw ids as text by the rule of `dien.raw_ids`; null for what is no id."""
+    if raw.dtype.is_float():
+        raw = raw.set(~is_whole(raw), None).cast(pl.Int64)
+    elif not (raw.dtype.is_integer() or raw.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        return pl.Series(raw.name, [None] * len(raw), dtype=pl.String)
+    return raw.cast(pl.String).replace("", None)
 
 
 def rows_of(values: pl.Series, ids: pl.Series) -> NDArray[np.int32]:

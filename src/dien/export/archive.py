@@ -1,7 +1,7 @@
 """The folder that an export is: what lies in it, and how it is read with suspicion. Needs nothing but Python.
 
 manifest.json names the format, the inputs' limits and every other file with its size and SHA-256; ids.json holds the
-raw ids of items and users in the order of their rows.
+raw ids of items and users in the order of their rows, and which of these rows training did not know.
 """
 
 import hashlib
@@ -9,14 +9,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dien.errors import DataError, make_folder
+from dien.raw_ids import IdRows
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 IDS = "ids.json"
 FORMATS = {"pt2": "model.pt2", "onnx": "model.onnx", "weights": "model.safetensors"}
@@ -24,9 +25,6 @@ FORMATS = {"pt2": "model.pt2", "onnx": "model.onnx", "weights": "model.safetenso
 
 INPUTS = ("user", "history", "length", "candidates")
 OUTPUTS = ("scores", "logits")
-PADDING, UNKNOWN, FIRST_ID = 0, 1, 2  # as in dien.tables, which needs torch
-
-RawId = str | int
 
 
 @contextmanager
@@ -81,21 +79,30 @@ def read_manifest(folder: Path, *, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def write_ids(folder: Path, items: list[RawId], users: list[RawId]) -> None:
-    """Write ids.json: the raw ids of rows 2, 3, ... of both tables."""
-    (folder / IDS).write_text(json.dumps({"items": items, "users": users}, ensure_ascii=False), encoding="utf-8")
+def write_ids(folder: Path, items: IdRows, users: IdRows) -> None:
+    """Write ids.json: the raw ids of rows 2, 3, ... of both tables, and the rows that training did not know."""
+    content: dict[str, Sequence[object]] = {
+        "items": items.ids,
+        "users": users.ids,
+        "untrained_items": items.untrained,
+        "untrained_users": users.untrained,
+    }
+    (folder / IDS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def read_ids(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """Row numbers of items and of users by the text of their raw id.
+def read_ids(folder: Path) -> tuple[IdRows, IdRows]:
+    """The ids of items and of users.
 
     Raises:
         DataError: the file is damaged.
     """
-    ids = read_json(folder / IDS, f"{folder / IDS} cannot be read")
-    if not all(isinstance(ids.get(kind), list) for kind in ("items", "users")):
-        raise DataError(f"{folder / IDS} lacks the ids of items or users: export the run again.")
-    items, users = ({str(raw): row for row, raw in enumerate(ids[kind], FIRST_ID)} for kind in ("items", "users"))
+    content = read_json(folder / IDS, f"{folder / IDS} cannot be read")
+    whole, ids = (int,), (int, str)
+    for key, types in {"items": ids, "users": ids, "untrained_items": whole, "untrained_users": whole}.items():
+        found = content.get(key)
+        if not isinstance(found, list) or any(type(one) not in types for one in found):
+            raise DataError(f"{folder / IDS} lacks {key}, or holds something else there: export the run again.")
+    items, users = (IdRows(content[kind], untrained=content[f"untrained_{kind}"]) for kind in ("items", "users"))
     return items, users
 
 

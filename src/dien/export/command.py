@@ -1,31 +1,37 @@
-"""`dien-export`: a trained run as a folder that is scored without it."""
+"""`dien-export`: a trained network as a folder that is scored without its run."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from dien import runs
 from dien.config import mistakes_in_one_sentence, register
 from dien.console import say
-from dien.errors import DienError
-from dien.export.archive import FORMATS, RawId, atomic_folder, write_ids, write_manifest
-from dien.export.card import card_of, write_card
-from dien.export.check import check_export, program_in
-from dien.export.padded import LOGITS, why_not
-from dien.export.weights import write_weights
+from dien.export.archive import FORMATS, read_json
+from dien.export.card import CARD_JSON, card_of_run
+from dien.export.write import write_export
+from dien.options import add_override
+from dien.trained import BEST, Trained, load_trained
 
 
-def export(run: str | Path, kind: str, output: str | Path | None = None, *, checkpoint: str = "best.ckpt") -> Path:
-    """Write a run's network in a format; the folder appears when it is whole and was compared with the network.
+def export(
+    run: str | Path,
+    kind: str,
+    output: str | Path | None = None,
+    *,
+    checkpoint: str = BEST,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Write a network in a format; the folder appears when it is whole and was compared with the network.
 
     Args:
-        run: a run folder.
+        run: a run folder, or a folder of weights as this or `dien-convert` writes it.
         kind: `pt2 | onnx | weights`.
-        output: the new folder; None: `export/KIND` in the run folder.
-        checkpoint: which weights.
+        output: the new folder; None: `export/KIND` in the folder `run`.
+        checkpoint: see `load_trained`.
+        overrides: see `load_trained`.
 
     Returns:
         The folder.
@@ -33,68 +39,39 @@ def export(run: str | Path, kind: str, output: str | Path | None = None, *, chec
     Raises:
         DienError: the run cannot be read or exported, or the folder exists.
     """
-    loaded = runs.load_model(run, checkpoint=checkpoint)
-    network, data, config = loaded.network.cpu().eval(), loaded.data, loaded.config
-    if type(network) not in LOGITS:
-        raise DienError(why_not(network))
-    folder = Path(output) if output else loaded.folder / "export" / kind
-    tables, history_length = data.tables(), config.data.history_length
-    with atomic_folder(folder) as place:
-        if kind == "weights":
-            write_weights(network, config.model, tables, place)
-        else:
-            from dien.export.programs import program_of, write_onnx, write_pt2  # the exporter takes seconds to import
-
-            (write_pt2 if kind == "pt2" else write_onnx)(program_of(network), place / FORMATS[kind])
-        write_ids(
-            place,
-            cast(list[RawId], data.data.item_ids().to_list()),
-            cast(list[RawId], data.data.user_ids().to_list()),
-        )
-        write_manifest(place, kind=kind, history_length=history_length)  # the check reads it as users do
-        check = check_export(
-            network,
-            program_in(place, kind),
-            items=len(tables[0][0].values),
-            users=len(tables[1][0].values),
-            history_length=history_length,
-        )
-        write_card(
-            place,
-            card_of(
-                kind=kind,
-                run=loaded.folder.name,
-                config=cast(dict[str, object], OmegaConf.to_container(config, resolve=True)),
-                metrics=runs.read_json(loaded.folder / "metrics.json"),
-                environment=runs.read_json(loaded.folder / "environment.json"),
-                dataset=data.data.manifest,
-                network=type(network).__name__,
-                parameters=sum(parameter.numel() for parameter in network.parameters()),
-                check=check,
-            ),
-        )
-        write_manifest(place, kind=kind, history_length=history_length)
+    trained = load_trained(run, checkpoint=checkpoint, overrides=overrides)
+    source = Path(run) if trained.run is None else trained.run.folder
+    folder = Path(output) if output else source / "export" / kind
+    check = write_export(trained, kind, folder, _card(trained, source))
     say(f"{folder}: {FORMATS[kind]}, logits within {check['largest_difference']:.1e} of the trained network")
     return folder
+
+
+def _card(trained: Trained, source: Path) -> dict[str, Any]:
+    if trained.run is None:  # what is known of it came with the weights
+        return read_json(source / CARD_JSON, f"{source} lacks its model card")
+    metrics, environment = (runs.read_json(source / name) for name in ("metrics.json", "environment.json"))
+    return card_of_run(trained.run, metrics=metrics, environment=environment)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`dien-export`"""
     parser = argparse.ArgumentParser(
         prog="dien-export",
-        description="Write a trained run as a folder of its own: the program or the weights, the ids, a model card.",
+        description="Write a trained network as a folder of its own: program or weights, the ids, a model card.",
         epilog="onnx runs in any ONNX runtime (dien.export.runtime maps raw ids); pt2 with torch alone "
         "(torch.export.load); weights are safetensors and JSON (dien.export.weights.load_weights). "
         "Exit status: 0 if the folder is there, 2 for a mistake, 1 for a defect.",
     )
-    parser.add_argument("run", help="a run folder of dien-train")
+    parser.add_argument("run", help="a run folder of dien-train, or a folder of weights, such as dien-convert writes")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", help="the new folder (default: RUN/export/FORMAT)")
-    parser.add_argument("--checkpoint", default="best.ckpt", help="in RUN/checkpoints (default: best.ckpt)")
+    parser.add_argument("--checkpoint", default=BEST, help="in RUN/checkpoints (default: best.ckpt)")
+    add_override(parser)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     register()
     with mistakes_in_one_sentence("dien-export"):
-        export(options.run, options.format, options.output, checkpoint=options.checkpoint)
+        export(options.run, options.format, options.output, checkpoint=options.checkpoint, overrides=options.override)
 
 
 if __name__ == "__main__":

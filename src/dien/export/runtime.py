@@ -7,7 +7,7 @@
 Axes: B users, T history steps, C candidates a user.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +15,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dien.errors import DataError
-from dien.export.archive import FORMATS, PADDING, UNKNOWN, RawId, read_ids, read_manifest
+from dien.errors import DataError, check_whole
+from dien.export.archive import FORMATS, read_ids, read_manifest
+from dien.raw_ids import PADDING, RawId
 
 
 class Request(NamedTuple):
-    """One user with candidates to score; ids as in the log that the model was trained on."""
+    """One user with candidates to score; ids as in the log that the model was trained on, see `dien.raw_ids`."""
 
     user: RawId | None
-    """None, or one that was not in the log, is scored as an unknown user."""
+    """None, or one that training did not know, is scored as an unknown user."""
     history: Sequence[RawId]
     """Clicked items, oldest first; may be empty. The latest are taken if it is longer than in training."""
     candidates: Sequence[RawId]
@@ -35,7 +36,7 @@ class Ranked(NamedTuple):
     item: RawId
     score: float
     known: bool
-    """Whether the log had this item; the others share the score of an unknown one."""
+    """Whether training knew this item, see `Scorer.known`."""
 
 
 class Scorer:
@@ -69,10 +70,21 @@ class Scorer:
     def rank(
         self, user: RawId | None, history: Sequence[RawId], candidates: Sequence[RawId], *, top: int | None = None
     ) -> list[Ranked]:
-        """Candidates by descending score, equal ones in the order given; the first `top` of them."""
+        """Candidates by descending score, equal ones in the order given; the first `top` of them, all if None."""
+        if top is not None:
+            check_whole("top", top, 1)
         scores = self.scores(user, history, candidates)
         order = np.argsort(-scores, kind="stable")[:top]
-        return [Ranked(candidates[i], float(scores[i]), str(candidates[i]) in self.items) for i in order]
+        known = self.known(candidates)
+        return [Ranked(candidates[i], float(scores[i]), known[i]) for i in order]
+
+    def known(self, items: Sequence[RawId]) -> list[bool]:
+        """Which raw item ids training knew; the others are scored with the unknown embedding."""
+        return self.items.known(items)
+
+    def known_user(self, user: RawId | None) -> bool:
+        """Whether training knew a user; others are scored with the unknown embedding."""
+        return self.users.known([user])[0]
 
     def score_many(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
         """Probabilities of a click, one array [C] a request; all requests go through the network as one batch."""
@@ -81,20 +93,16 @@ class Scorer:
         return [next(found) if len(request.candidates) else np.zeros(0, np.float32) for request in requests]
 
     def _run(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
-        histories = [_rows(request.history[-self.history_length :], self.items) for request in requests]
-        candidates = [_rows(request.candidates, self.items) for request in requests]
+        histories = [self.items.rows(request.history[-self.history_length :]) for request in requests]
+        candidates = [self.items.rows(request.candidates) for request in requests]
         feeds = {
-            "user": np.array(_rows([request.user for request in requests], self.users), np.int64),
+            "user": np.array(self.users.rows(request.user for request in requests), np.int64),
             "history": _padded(histories),
             "length": np.array([len(history) for history in histories], np.int64),
             "candidates": _padded(candidates),
         }
         scores_BC = self._session.run(["scores"], feeds)[0]
         return [row[: len(wanted)].copy() for row, wanted in zip(scores_BC, candidates, strict=True)]
-
-
-def _rows(ids: Sequence[RawId | None], table: Mapping[str, int]) -> list[int]:
-    return [UNKNOWN if raw is None else table.get(str(raw), UNKNOWN) for raw in ids]
 
 
 def _padded(lists: list[list[int]]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
@@ -30,24 +30,46 @@ def write_weights(network: nn.Module, model: DictConfig, tables: tuple[Table, Ta
     (folder / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
+class Weights(NamedTuple):
+    """What a folder of weights holds."""
+
+    network: nn.Module
+    """In evaluation mode."""
+    model: DictConfig
+    """The node `model` of its configuration."""
+    tables: tuple[Table, Table]
+    """Features of items and of users."""
+    history_length: int
+
+
 def load_weights(folder: str | Path) -> nn.Module:
-    """The network of a folder that `dien-export --format weights` wrote, in evaluation mode.
+    """The network of a folder that `dien-export --format weights` or `dien-convert` wrote, in evaluation mode.
+
+    Raises:
+        DienError: see `read_weights`.
+    """
+    return read_weights(folder).network
+
+
+def read_weights(folder: str | Path) -> Weights:
+    """All of such a folder but its ids.
 
     Raises:
         DataError: the folder is no such export, or its files do not fit together.
         ConfigError: its configuration names something that may not be built.
     """
     folder = Path(folder)
-    read_manifest(folder, kind="weights")
+    history_length: int = read_manifest(folder, kind="weights")["history_length"]
     config = read_json(folder / CONFIG, f"{folder} lacks its configuration")
     values = _tensors(folder / TABLES)
     try:
-        item_table, user_table = (_table(config[kind], kind, values) for kind in ("item", "user"))
-        network = build_network(OmegaConf.create(config["model"]), item_table, user_table)
+        tables = _table(config["item"], "item", values), _table(config["user"], "user", values)
+        model = OmegaConf.create(config["model"])
+        network = build_network(model, *tables)
         network.load_state_dict(_tensors(folder / FORMATS["weights"]))
     except (KeyError, TypeError, IndexError, RuntimeError) as error:
         raise DataError(f"{folder} does not fit together: its {CONFIG} describes another network.") from error
-    return network.eval()
+    return Weights(network.eval(), model, tables, history_length)
 
 
 def _table(columns: list[dict[str, Any]], kind: str, values: dict[str, Tensor]) -> Table:

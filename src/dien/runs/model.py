@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,7 @@ from dien.build import build_module
 from dien.checkpoint import read_checkpoint
 from dien.data.datamodule import DataModule
 from dien.data.protocol import Protocol
-from dien.errors import DienError
+from dien.errors import DataError, DienError
 from dien.runs.folder import checkpoint_of, read_json, run_folder_of
 from dien.targets import instantiate
 
@@ -42,11 +42,13 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
             since the run.
     """
     folder = run_folder_of(str(run))
-    config = _configuration(folder, overrides)
+    saved = configuration_of(folder)
+    config = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
     data = instantiate(config.data, _convert_="all")
     recorded = read_json(folder / "environment.json").get("dataset_fingerprint")
-    if not isinstance(recorded, str) or _other_data(overrides) or not data.open_prepared(recorded):
-        data.prepare_data()
+    if recorded is not None and same_dataset(saved.data, config.data):
+        find_dataset(data, recorded, folder)
+    data.prepare_data()
     data.setup()
     trained_on = recorded or data.data.fingerprint
     if trained_on != data.data.fingerprint:
@@ -63,19 +65,51 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     return LoadedRun(module.network.eval(), data, config, folder)
 
 
-def _other_data(overrides: Sequence[str]) -> bool:
-    """Whether they may give another dataset than the run's."""
-    shaping = {"data", "data.source", *(f"data.{field.name}" for field in fields(Protocol))}
-    keys = [override.partition("=")[0] for override in overrides]
-    return any(key in shaping or key.startswith("data.source.") for key in keys)
+def configuration_of(folder: Path) -> DictConfig:
+    """What a run was trained with.
 
-
-def _configuration(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    Raises:
+        DienError: it is missing, damaged, or that of something else.
+    """
     path = folder / "config.yaml"
     try:
-        config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.load(path)
     except (OSError, yaml.YAMLError) as error:
-        raise DienError(f"{path} is missing or damaged: a run cannot be loaded without its configuration.") from error
+        raise DienError(f"{path} is missing or damaged: a run cannot be used without its configuration.") from error
     if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
         raise DienError(f"{path} is not the configuration of a run.")
     return config
+
+
+def same_dataset(one: DictConfig, other: DictConfig) -> bool:
+    """Whether two nodes `data` of a configuration describe the same prepared dataset, wherever it lies."""
+    return _shape(one) == _shape(other)
+
+
+def _shape(node: DictConfig) -> list[Any]:
+    plain = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    source = {key: value for key, value in plain["source"].items() if key != "cache"}  # of its downloads
+    return [source, *(plain.get(field.name) for field in fields(Protocol))]
+
+
+def find_dataset(data: DataModule, fingerprint: str, folder: Path) -> None:
+    """Open the prepared dataset of a run, or make it again if it is gone but the log is where it was.
+
+    Raises:
+        DienError: neither can be had; the message says where they were looked for and what to give.
+    """
+    place = data.place_of(fingerprint)
+    try:
+        if data.open_prepared(fingerprint):
+            return
+        problem = f"not at {place}"
+    except DataError:
+        problem = f"damaged or another one at {place}"
+    try:
+        data.prepare_data()
+    except (DataError, OSError) as error:
+        raise DienError(
+            f"the dataset that {folder} was trained on is {problem}, and cannot be made again "
+            f"({str(error).removesuffix('.')}): give its place as the override data.prepared=FOLDER, "
+            "or set DIEN_CACHE to the folder that holds it."
+        ) from error

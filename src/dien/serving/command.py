@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from dien.errors import DienError, check_at_least, check_whole
+from dien.options import add_override
 from dien.serving.application import Service, application
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def loader(options: argparse.Namespace) -> "Scorer":
         store: Store = RedisStore.connect(options.redis, expiry=options.expiry)
     else:
         store = MemoryStore(limit=options.memory << 20)
-    ranker = Ranker.load(options.run, checkpoint=options.checkpoint)
+    ranker = Ranker.load(options.run, checkpoint=options.checkpoint, overrides=options.override)
     ranker.rank(["", ""], [""])  # what is built at the first use is not the first client's to wait for
     return Scorer(ranker, store)
 
@@ -122,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("run", metavar="RUN", help="a run folder of dien-train")
     result.add_argument("--checkpoint", default="best.ckpt", metavar="NAME", help="in its checkpoints/")
+    add_override(result)
     result.add_argument("--host", default="127.0.0.1", help="address to listen on")
     result.add_argument("--port", type=int, default=8000, help="0 takes a free one, and says which")
     result.add_argument("--redis", metavar="URL", help="keep user states there, redis://host:6379/0, not in memory")

@@ -4,8 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from annotated_types import Predicate
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from dien.raw_ids import EXACT
 from dien.serving.refusal import Refusal
 
 MAX_CANDIDATES = 1000
@@ -21,7 +31,9 @@ BODY_SECONDS = 10.0
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_ID_LETTERS)]
 Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-Id = Text | Whole
+Point = Annotated[float, Field(strict=True, gt=-EXACT, lt=EXACT), Predicate(float.is_integer), AfterValidator(int)]
+"""7.0, as tables make of 7 where others are missing."""
+Id = Text | Whole | Point
 Ids = Annotated[list[Id], Field(fail_fast=True)]
 AN_ID = f"an id is text of 1 to {MAX_ID_LETTERS} characters, or a whole number of 64 bits"
 

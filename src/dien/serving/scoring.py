@@ -9,7 +9,6 @@ from dien.rank import Ranker, State
 from dien.serving.refusal import Refusal
 from dien.serving.requests import RankRequest
 from dien.serving.store import Kept, Store, key_of
-from dien.tables import UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Scorer:
                 {"item": one.item, "score": one.score, "known": is_known}
                 for one, is_known in zip(ranked, known, strict=True)
             ],
-            "known_user": user is not None and self.ranker.users.rows([user]) != [UNKNOWN],
+            "known_user": self.ranker.known_user(user),
             "clicks": clicks,
             "model": self.ranker.model,
         }

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-import polars as pl
 import pytest
 import torch
 
 from dien import Ranker
+from dien.raw_ids import IdRows
 from dien.serving.application import Service, application
 from dien.serving.scoring import Scorer
 from dien.serving.store import MemoryStore
@@ -23,8 +23,8 @@ def ranker(make_network) -> Ranker:
     network = make_network("augru")
     for parameter in network.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
-    items, users = (pl.Series([f"{kind}{n}" for n in range(count)]) for kind, count in (("i", 30), ("u", 12)))
-    return Ranker(network, item_ids=items, user_ids=users, history_length=7)
+    items, users = (IdRows([f"{kind}{n}" for n in range(count)]) for kind, count in (("i", 30), ("u", 12)))
+    return Ranker(network, items=items, users=users, history_length=7)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Literal
 import polars as pl
 
 from dien.data.sources.reading import FILE, place
+from dien.data.vocabulary import is_whole
 from dien.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 """Length of each time unit."""
 
 _ISO_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%+", "%Y-%m-%d", "%Y-%m-%dT%H:%M")
+_FIT_INT64 = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 
 
 def events_of(
@@ -58,7 +60,7 @@ def ids(rows: pl.DataFrame, name: str) -> pl.Series:
     raw = rows[name]
     _reject(rows, name, raw.is_null(), "is empty")
     if raw.dtype.is_float():
-        _reject(rows, name, ~_is_whole(raw), "is not a whole number")
+        _reject(rows, name, ~is_whole(raw), "is not a whole number")
     elif not (raw.dtype.is_integer() or raw.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise DataError(f"{rows[FILE][0]}: {name} is {raw.dtype}, but ids are strings or integers.")
     return _whole_or_text(raw)
@@ -201,14 +203,10 @@ def _many(rows: pl.DataFrame, name: str, split: str | None) -> pl.Series:
     raise DataError(f"{rows[FILE][0]}: the feature {name} is {raw.dtype}, but lists hold strings or integers.")
 
 
-def _is_whole(numbers: pl.Series) -> pl.Series:
-    return numbers.is_finite() & (numbers == numbers.floor()) & (numbers.abs() < 2**53)
-
-
 def _whole_or_text(raw: pl.Series) -> pl.Series:
-    if raw.dtype.is_float() and _is_whole(raw).all():
+    if raw.dtype.is_float() and is_whole(raw).all():
         return raw.cast(pl.Int64)
-    if raw.dtype.is_integer() and raw.dtype != pl.UInt64:
+    if raw.dtype in _FIT_INT64:
         return raw.cast(pl.Int64)
     return raw.cast(pl.String)
 
