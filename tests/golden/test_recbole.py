@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from dien import Ranker
 from dien.batch import Batch
 from dien.convert.checkpoint import read_peer
 from dien.convert.command import main
 from dien.convert.peer import Field, Options, convert
 from dien.errors import DataError, DienError
 from dien.export.archive import read_ids, read_manifest
+from dien.export.command import main as export_main
+from dien.export.runtime import Request, Scorer
 from dien.export.weights import load_weights
+
+# torch's own: its eager `scan` imports what is deprecated there.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 FOLDER = Path(__file__).parent / "recbole"
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -98,6 +104,42 @@ def test_a_checkpoint_is_enough(peer, tmp_path, capsys):
     assert sorted(items.ids) == sorted(f"i{n}" for n in range(12))
     assert sorted(users.ids) == sorted(f"u{n}" for n in range(6))
     assert read_manifest(tmp_path / "moved", kind="weights")["history_length"] == 7
+
+
+def ids_of(golden, items, users):
+    """The rows of a golden file as raw ids: (user, history, candidates)."""
+    for user, history, length, target in zip(
+        *(golden[k] for k in ("user", "history", "length", "target")), strict=True
+    ):
+        yield users.ids[user - 1], [items.ids[i - 1] for i in history[:length]], [items.ids[target - 1]]
+
+
+@pytest.mark.parametrize(("peer", "kind"), [("recbole", "onnx"), ("hopwise", "pt2")])
+def test_what_moved_in_goes_on_to_programs_and_is_ranked_with(peer, kind, tmp_path):
+    moved = tmp_path / "moved"
+    main([str(FOLDER / f"{peer}.pth"), "--output", str(moved)])
+    export_main([str(moved), "--format", kind])
+    folder, ranker, (items, users) = moved / "export" / kind, Ranker.load(moved), read_ids(moved)
+    with np.load(FOLDER / f"{peer}-AUGRU-mean.npz", allow_pickle=False) as golden:
+        asked, wanted = list(ids_of(golden, items, users)), golden["scores"]
+    ranked = [ranker.score(history, candidates, user=user)[0] for user, history, candidates in asked]
+    np.testing.assert_allclose(ranked, wanted, rtol=0, atol=1e-5)
+    if kind == "onnx":
+        got = [scores[0] for scores in Scorer(folder).score_many([Request(*one) for one in asked])]
+    else:
+        program = torch.export.load(folder / "model.pt2").module()
+        rows = [(users.rows([user]), items.rows(history), items.rows(target)) for user, history, target in asked]
+        got = [
+            program(torch.tensor(user), torch.tensor([history]), torch.tensor([len(history)]), torch.tensor([target]))[
+                0
+            ]
+            for user, history, target in rows
+        ]
+    np.testing.assert_allclose(np.array(got).ravel(), wanted, rtol=0, atol=1e-5)
+    card = json.loads((folder / "model_card.json").read_text())
+    assert (card["format"], card["history_length"], card["options"]["gru_type"]) == (kind, 7, "AUGRU")
+    assert card["check"]["lengths"] == [0, 1, 3, 7]
+    assert f"moved in from a {peer} checkpoint" in (folder / "README.md").read_text()
 
 
 def test_a_state_dict_of_ids_needs_the_configuration(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A run folder and its prepared dataset on another machine: nothing needs a path of the old one, or says which it lacks."""
+"""A run and its prepared dataset on another machine: no path of the old one is needed, or it is named."""
 
 import json
 import shutil
@@ -108,9 +108,9 @@ def test_without_its_dataset_it_says_which_is_missing_and_what_to_give(
     assert dien_train(f"ckpt={moved.run}", "train=false") == 2
     assert said in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "file").touch()
     with pytest.raises(DienError, match=r"is damaged or another one at .*wrong"):
-        (tmp_path / "wrong").mkdir()
-        (tmp_path / "wrong" / "file").touch()
         Ranker.load(moved.run, overrides=[f"data.prepared={tmp_path}/wrong"])
     # The log, where it lies now, is as good: the dataset is made again.
     assert moved.is_whole(Ranker.load(moved.run, overrides=[f"data.source.events={moved.events}"]))

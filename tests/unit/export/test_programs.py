@@ -1,13 +1,16 @@
-"""Exported programs against the trained network: every variant, every attention, every length."""
+"""Exported programs against the trained network: every network, both attentions, every pooling, every length."""
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from dien.batch import Batch
 from dien.errors import DienError
@@ -18,11 +21,18 @@ from dien.model.authors import DIEN, AuthorsNetwork, Sizes
 # torch's own: its eager `scan` imports what is deprecated there.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
-# Tracing takes seconds: the other combinations of variant and attention come with the slow tests.
-CASES = [("gru", "mlp"), ("augru", "bilinear"), ("augru_code", "mlp"), ("din", "mlp")]
-MORE = [("gru", "bilinear"), ("augru", "mlp"), ("augru_code", "bilinear"), ("aigru", "mlp"), ("aigru", "bilinear")]
-MORE += [("agru", "mlp"), ("agru", "bilinear"), ("din", "bilinear"), ("pnn", "mlp"), ("wide_deep", "mlp")]
-MORE += [("base", "mlp")]
+# Tracing takes seconds: each network once, and the options that a program has to follow shared out among them.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "gru": {"attention": "mlp", "pooling": "sum"},
+    "aigru": {"attention": "bilinear", "pooling": "max"},
+    "agru": {"attention": "mlp", "hidden_size": 4},
+    "augru": {"attention": "bilinear", "ignore": ["price"]},
+    "augru_code": {"attention": "mlp", "pooling": "max"},
+    "din": {"attention": "bilinear"},
+    "pnn": {},
+    "wide_deep": {"pooling": "sum"},
+    "base": {"pooling": "max"},
+}
 SIZES = [([4, 0, 1, 7, 2], 3), ([0], 1), ([1], 2), ([0, 0], 4), ([30], 5), ([3, 30], 1)]
 """Lengths of the histories, and the number of candidates."""
 
@@ -53,17 +63,43 @@ def expected(network, user_B, history_BT, length_B, candidate_BC) -> Tensor:
         return network.eval()(pairs).logit_B.view(rows, candidates)
 
 
-@pytest.mark.parametrize(
-    ("name", "attention"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
-)
-def test_programs_equal_the_training_forward(make_network, tmp_path, name, attention):
-    network = make_network(name, attention=attention, pooling="max" if name == "augru" else "mean")
-    for parameter in network.parameters():
-        parameter.data.mul_(1.5)  # away from saturation and from zero: every part has to matter
-    program = program_of(network)
-    write_onnx(program, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert [i.name for i in session.get_inputs()] == ["user", "history", "length", "candidates"]
+class Exported(NamedTuple):
+    network: nn.Module
+    program: ExportedProgram
+    session: onnxruntime.InferenceSession
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Exported]:
+    return {}
+
+
+@pytest.fixture
+def exported(make_network, kept, tmp_path) -> Callable[[str], Exported]:
+    """`exported("augru")`: a network and its programs, made once for all tests."""
+
+    def make(name: str) -> Exported:
+        if name not in kept:
+            network = make_network(name, **NETWORKS[name])
+            for parameter in network.parameters():
+                parameter.data.mul_(1.5)  # away from saturation and from zero: every part has to matter
+            program = program_of(network)
+            write_onnx(program, tmp_path / "model.onnx")
+            kept[name] = Exported(network, program, onnxruntime.InferenceSession(tmp_path / "model.onnx"))
+        return kept[name]
+
+    return make
+
+
+def run_onnx(session, arguments) -> list[np.ndarray]:
+    names = [one.name for one in session.get_inputs()]
+    assert names == ["user", "history", "length", "candidates"]
+    return session.run(None, {name: one.numpy() for name, one in zip(names, arguments, strict=True)})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_programs_equal_the_training_forward(exported, name):
+    network, program, session = exported(name)
     assert [o.name for o in session.get_outputs()] == ["scores", "logits"]
     module = program.module()
     for lengths, candidates in SIZES:
@@ -73,8 +109,7 @@ def test_programs_equal_the_training_forward(make_network, tmp_path, name, atten
         scores, logits = module(*arguments)
         torch.testing.assert_close(logits, logit_BC, rtol=0, atol=1e-5)
         torch.testing.assert_close(scores, logit_BC.sigmoid(), rtol=0, atol=1e-5)
-        feeds = dict(zip(("user", "history", "length", "candidates"), (x.numpy() for x in arguments), strict=True))
-        scores, logits = session.run(None, feeds)
+        scores, logits = run_onnx(session, arguments)
         np.testing.assert_allclose(logits, logit_BC.numpy(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(scores, logit_BC.sigmoid().numpy(), rtol=0, atol=1e-5)
 
@@ -88,10 +123,9 @@ assert not [name for name in sys.modules if name.split(".")[0] == "dien"]
 """
 
 
-def test_pt2_runs_where_nobody_imports_dien(make_network, tmp_path):
+def test_pt2_runs_where_nobody_imports_dien(exported, tmp_path):
     """Only operators of torch are in the graph: a kernel of ours would have to be registered first."""
-    network = make_network("augru")
-    program = program_of(network)
+    network, program, _ = exported("augru")
     assert "dien" not in str(program.graph)
     assert str(program.graph).count("higher_order.scan") == 2  # one loop for the extractor, one for the evolution
     write_pt2(program, tmp_path / "model.pt2")
@@ -116,15 +150,14 @@ def test_candidates_share_the_interests_of_their_user(make_network, monkeypatch)
     assert rows == [2 * 5]  # two users and five cells (four steps and one of padding), not twelve pairs
 
 
-def test_large_tables_lie_beside_the_graph(make_network, tmp_path, monkeypatch):
+def test_large_tables_lie_beside_the_graph(exported, tmp_path, monkeypatch):
     monkeypatch.setattr("dien.export.programs.LARGEST_FILE", 100)
-    network = make_network("base")
-    write_onnx(program_of(network), tmp_path / "model.onnx")
+    network, program, _ = exported("base")
+    write_onnx(program, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx.data").stat().st_size > 100
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     arguments = inputs([4, 0], 3)
-    feeds = dict(zip(("user", "history", "length", "candidates"), (x.numpy() for x in arguments), strict=True))
-    np.testing.assert_allclose(session.run(["logits"], feeds)[0], expected(network, *arguments).numpy(), atol=1e-5)
+    np.testing.assert_allclose(run_onnx(session, arguments)[1], expected(network, *arguments).numpy(), atol=1e-5)
 
 
 def test_what_cannot_be_exported_says_why():
