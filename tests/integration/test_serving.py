@@ -66,13 +66,15 @@ def test_killed_under_load_and_while_starting_and_stopped_it_gives_no_wrong_scor
 
     options = ("--redis", redis_url, "--wait", "1500", "--batch", "64")
     trial = kill_server.trial(finished_run, rounds=2, clients=3, work=0.5, options=options, at_last=load_and_stop)
-    at_work, _, stopped = rounds = asyncio.run(trial)
+    at_work, starting, stopped = rounds = asyncio.run(trial)
 
     assert [one.status for one in rounds] == [-signal.SIGKILL, -signal.SIGKILL, 0]
-    assert all(one.outcomes["wrong"] == 0 for one in rounds), rounds
     assert at_work.outcomes["right"] > 0
+    assert starting.outcomes, "the clients asked while it started"
     assert stopped.outcomes["right"] > 0
-    assert not {"500", "422", "400"} & set().union(*(one.outcomes for one in rounds)), rounds
+    # A start may end before the kill, so some are right; 409 is for a click whose answer a kill has swallowed.
+    for one in rounds:
+        assert set(one.outcomes) <= {"right", "409", "503", "not reached", "no answer"}, rounds
     for body, answer in zip(bodies, answers, strict=True):
         ranked = ranker.rank(body["history"], items, user=body["user"])
         assert [(one["item"], one["score"]) for one in answer.json()["items"]] == ranked

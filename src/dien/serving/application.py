@@ -16,7 +16,7 @@ from dien import __version__
 from dien.serving.batching import Batcher, FullError
 from dien.serving.metrics import CONTENT_TYPE, Metrics
 from dien.serving.refusal import Refusal
-from dien.serving.requests import Ranking, RankRequest, parse, read_body
+from dien.serving.requests import BODY_SECONDS, Ranking, RankRequest, parse, read_body
 from dien.serving.store import MemoryStore
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Service:
     Args:
         load: makes the scorer; it runs in a thread of its own while the server already says that it is starting.
         size, wait, depth: of the queue, see `Batcher`.
+        body_seconds: in which a body has to arrive.
         on_failure: called, in that thread, if `load` raised; `failure` is then the exception.
     """
 
@@ -39,9 +40,11 @@ class Service:
         size: int = 32,
         wait: float = 0.002,
         depth: int = 128,
+        body_seconds: float = BODY_SECONDS,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.metrics = Metrics()
+        self.body_seconds = body_seconds
         self.stopping = False
         self.failure: BaseException | None = None
         self.loader = threading.Thread(target=self._load, name="load", daemon=True)
@@ -127,7 +130,7 @@ def application(service: Service) -> FastAPI:
         if kind != "application/json":
             raise Refusal(415, "the body has to be JSON: send it with Content-Type: application/json.")
         try:
-            asked = parse(await read_body(request.stream()))
+            asked = parse(await read_body(request.stream(), seconds=service.body_seconds))
         except ClientDisconnect:
             raise Refusal(400, "the client left before the end of the body.") from None
         return JSONResponse(await service.rank(asked))

@@ -26,9 +26,28 @@ CONNECTIONS = 800
 
 
 class Server(uvicorn.Server):
-    """Ends with status 0 after a stop that was asked for; says at once that it is stopping."""
+    """Ends with status 0 after a stop that was asked for; says at once that it is stopping.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    Args:
+        service: what is served.
+        grace: seconds for accepted requests at a stop.
+    """
+
+    def __init__(self, service: Service, *, grace: int) -> None:
+        config = uvicorn.Config(
+            application(service),
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=grace,
+        )
         super().__init__(config)
         self.service = service
 
@@ -90,21 +109,7 @@ def serve(options: argparse.Namespace) -> None:
         depth=options.queue,
         on_failure=lambda: setattr(server, "should_exit", True),
     )
-    config = uvicorn.Config(
-        application(service),
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=options.grace,
-    )
-    server = Server(config, service)
+    server = Server(service, grace=options.grace)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     server.run(sockets=[listener])

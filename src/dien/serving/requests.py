@@ -94,7 +94,7 @@ class Ranking(BaseModel):
     model: str = Field(description="Which weights ranked.")
 
 
-async def read_body(chunks: AsyncIterator[bytes], *, limit: int = MAX_BODY, seconds: float = BODY_SECONDS) -> bytes:
+async def read_body(chunks: AsyncIterator[bytes], *, seconds: float, limit: int = MAX_BODY) -> bytes:
     """The body of a request; what it says of its own length is not believed.
 
     Raises:

@@ -1,16 +1,14 @@
 """The HTTP interface in process: right scores in any batch, kept states, and one clear answer to anything."""
 
 import asyncio
-import json
 import threading
 
 import numpy as np
 import pytest
 
-from dien.serving import requests
 from dien.serving.application import Service
 from dien.serving.refusal import Refusal
-from dien.serving.requests import MAX_BODY, MAX_CANDIDATES, MAX_EVENTS, MAX_HISTORY, read_body
+from dien.serving.requests import MAX_CANDIDATES, MAX_HISTORY, read_body
 from dien.serving.store import MemoryStore, key_of
 
 ITEMS = [f"i{n}" for n in range(30)]
@@ -108,63 +106,6 @@ def test_after_refuses_a_state_that_is_not_the_expected_one(scorer, talk):
     assert "4 clicks" in again[1]["error"]
 
 
-REFUSED = {
-    "an empty body": (b"", 400, "not JSON"),
-    "JSON cut short": (b'{"candidates": ["i1"', 400, "not JSON"),
-    "something after it": (b'{"candidates": ["i1"]} {}', 400, "trailing"),
-    "invalid UTF-8": (b'{"candidates": ["\xff\xfe"]}', 400, "unicode"),
-    "half a surrogate pair": (b'{"candidates": ["\\ud800"]}', 400, "not JSON"),
-    "a raw control character": (b'{"candidates": ["a\x00b"]}', 400, "control character"),
-    "100,000 brackets": (b"[" * 100_000, 400, "recursion limit"),
-    "deep JSON in a field": (b'{"candidates":' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "recursion limit"),
-    "a number of 5,000 digits": (b'{"candidates": [1%s]}' % (b"0" * 5000), 400, "out of range"),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(50), 400, "not JSON"),
-    "a list": (b"[]", 422, "the body: input should be an object"),
-    "no candidates": (b'{"candidates": []}', 422, "candidates: list should have at least 1 item"),
-    "candidates missing": (b'{"user": "u1"}', 422, "candidates: field required"),
-    "too many candidates": (json.dumps({"candidates": ["i"] * (MAX_CANDIDATES + 1)}).encode(), 422, "at most 1000"),
-    "a too long history": (
-        json.dumps({"history": [1] * (MAX_HISTORY + 1), "candidates": [1]}).encode(), 422, "history: list"
-    ),
-    "too many events": (
-        json.dumps({"user": 1, "events": [1] * (MAX_EVENTS + 1), "candidates": [1]}).encode(), 422, "events: list"
-    ),
-    "NaN": (b'{"candidates": [NaN]}', 422, "candidates.0 is not an id"),
-    "infinity": (b'{"candidates": ["i1", 1e400]}', 422, "candidates.1 is not an id"),
-    "a fraction": (b'{"candidates": [1.5]}', 422, "candidates.0 is not an id"),
-    "true": (b'{"candidates": [true]}', 422, "candidates.0 is not an id"),
-    "null": (b'{"candidates": [null]}', 422, "candidates.0 is not an id"),
-    "an object": (b'{"candidates": [{"$ne": 1}]}', 422, "candidates.0 is not an id"),
-    "65 bits": (b'{"candidates": [9223372036854775808]}', 422, "candidates.0 is not an id"),
-    "an empty id": (b'{"candidates": [""]}', 422, "candidates.0 is not an id"),
-    "a long id": (b'{"candidates": ["%s"]}' % (b"x" * 257), 422, "candidates.0 is not an id"),
-    "text for a list": (b'{"candidates": "i1"}', 422, "candidates: input should be"),
-    "a user that is a list": (b'{"user": ["u1"], "candidates": [1]}', 422, "user is not an id"),
-    "top 0": (b'{"candidates": [1], "top": 0}', 422, "top: input should be greater"),
-    "top true": (b'{"candidates": [1], "top": true}', 422, "top: input should be a valid integer"),
-    "a field with a typo": (b'{"candidates": [1], "histroy": []}', 422, "a field besides user, history"),
-    "history and events": (b'{"user": 1, "history": [], "events": [], "candidates": [1]}', 422, "do not go with it"),
-    "events without a user": (b'{"events": [1], "candidates": [1]}', 422, "need a user"),
-    "more than a mebibyte": (b" " * (MAX_BODY + 1), 413, "larger than 1,048,576 bytes"),
-}  # fmt: skip
-
-
-def test_malformed_and_hostile_bodies_get_one_sentence(talk):
-    async def conversation(client):
-        headers = {"Content-Type": "application/json"}
-        answers = {
-            name: await client.post("/rank", content=body, headers=headers) for name, (body, _, _) in REFUSED.items()
-        }
-        return answers, await ask(client, candidates=["i1"])
-
-    answers, after = talk(conversation)
-    for name, (_, status, said) in REFUSED.items():
-        error = answers[name].json()["error"]
-        assert (answers[name].status_code, said in error, error.count("\n")) == (status, True, 0), (name, error)
-        assert len(error) < 200, name
-    assert after.status_code == 200
-
-
 def test_odd_but_legal_requests_are_answered(ranker, talk):
     odd = ["\x00\x1b[31m", "../../etc/passwd", "'; DROP TABLE", "\U0001f600", " i1", 7, -(2**63), "\u202eevil"]
 
@@ -226,7 +167,7 @@ def test_the_body_limit_holds_while_reading_whatever_the_length_says():
     async def read():
         sent = []
         with pytest.raises(Refusal, match=r"larger than 10,500 bytes") as large:
-            await read_body(endless(sent), limit=10_500)
+            await read_body(endless(sent), seconds=60, limit=10_500)
         with pytest.raises(Refusal, match=r"did not arrive within 0.01 s") as late:
             await read_body(slow(), seconds=0.01)
         return len(sent), large.value.status, late.value.status
@@ -373,14 +314,6 @@ def test_metrics_are_prometheus_text(talk, scorer):
     assert all(line.startswith("#") or len(line.rsplit(" ", 1)) == 2 for line in lines)
     buckets = [int(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("dien_rank_seconds_bucket")]
     assert buckets == sorted(buckets)
-
-
-def test_the_limits_are_said_in_the_documentation(pytestconfig):
-    text = (pytestconfig.rootpath / "docs" / "serving.md").read_text()
-    for name in ("MAX_CANDIDATES", "MAX_HISTORY", "MAX_EVENTS", "MAX_ID_LETTERS"):
-        assert f"{getattr(requests, name):,}" in text, name
-    for name in REFUSED:
-        assert name in text, name
 
 
 def test_a_memory_store_of_one_state_still_serves(ranker, talk):
