@@ -235,9 +235,11 @@ def test_a_failed_write_keeps_the_old_output(tmp_path):
 
 
 def test_an_id_that_training_did_not_know_is_flagged_wherever_it_is_scored(dien_train, small, events, tmp_path):
-    """In the log, but in its test rows alone: the embedding is the unknown one."""
+    """In the log, but in its test rows alone, or too rare: the embedding is the unknown one."""
     events.write_text(events.read_text() + "u1,rare,100,c1\nonce,i1,50,c1\n")
-    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    assert (
+        dien_train(*small, *COLUMNS, "data.min_count=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    )
     items, users = ["rare", "i1", "never", "i1"], ["u1", "once", "never", "u2"]
     frame = pl.DataFrame({"user": users, "item": items})
     counts = predict.predict(tmp_path / "run", input=write(frame, tmp_path / "in.csv"), output=tmp_path / "out.parquet")
