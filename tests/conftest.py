@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 import socket
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,15 @@ def free_port() -> Callable[[], int]:
             return listener.getsockname()[1]
 
     return find
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """For what sets handlers for the whole process: they are those of before when the test ends."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 def write_run(

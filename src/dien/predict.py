@@ -24,7 +24,7 @@ from dien.batch import Batch
 from dien.config import mistakes_in_one_sentence
 from dien.data.datamodule import DataModule
 from dien.data.sources.convert import ids
-from dien.data.sources.reading import FILE, ROW
+from dien.data.sources.reading import CSV, FILE, ROW
 from dien.data.vocabulary import spelled
 from dien.errors import DataError, DienError, check_whole
 from dien.histories import Clock, Columns, Histories, PreparedHistories, TableHistories
@@ -100,63 +100,73 @@ def predict(
         histories = TableHistories(Path(history), theirs, clock, data)
     size = loaded.data.eval_batch_size if batch_size is None else batch_size
     check_whole("--batch-size", size, 1)
-    return _run(loaded, histories, columns, clock, source, target, size)
-
-
-def _run(
-    loaded: LoadedRun, histories: Histories, columns: Columns, clock: Clock, source: Path, target: Path, size: int
-) -> Counts:
-    rows = users = items = empty = 0
+    score = _Scoring(loaded, histories, columns, clock, source, size)
+    counts = Counts(0, 0, 0, 0)
     with Writer(target) as writer, _progress(source) as advance:
         for frame, share in pieces(source, max(PIECE // size, 1) * size):
-            scored, without = _score(loaded, histories, columns, clock, frame, source, rows, size)
+            scored, empty = score(frame, counts.rows)
             writer.write(scored)
-            rows += len(scored)
-            empty += without
-            users += int(scored["unknown_user"].sum())
-            items += int(scored["unknown_item"].sum())
-            advance(rows, share)
-        if not rows:
+            counts = Counts(
+                counts.rows + len(scored),
+                counts.unknown_users + int(scored["unknown_user"].sum()),
+                counts.unknown_items + int(scored["unknown_item"].sum()),
+                counts.empty_histories + empty,
+            )
+            advance(counts.rows, share)
+        if not counts.rows:
             raise DataError(f"{source}: there are no rows in it.")
-    return Counts(rows, users, items, empty)
+    return counts
 
 
-def _score(
-    loaded: LoadedRun,
-    histories: Histories,
-    columns: Columns,
-    clock: Clock,
-    frame: pl.DataFrame,
-    source: Path,
-    before: int,
-    size: int,
-) -> tuple[pl.DataFrame, int]:
-    """A piece of the input with its three new columns, and how many histories are empty; `before` rows came earlier."""
-    data = loaded.data.data
-    first = before + (2 if source.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else 1)
-    located = frame.with_columns(
-        pl.lit(str(source)).alias(FILE), pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias(ROW)
-    )
-    user_raw, item_raw = (_ids(located, name) for name in (columns.user, columns.item))
-    user_R, item_R = data.user_rows(user_raw), data.item_rows(item_raw)
-    time_R = None if columns.time is None else clock.read(_no_empty_text(located, columns.time), columns.time)
-    whose_R = histories.user(user_raw)
-    logits, empty = [], 0
-    for start in range(0, len(frame), size):
-        part = slice(start, start + size)
-        click_N, length_B = histories.find(
-            whose_R[part], None if time_R is None else time_R[part], loaded.data.history_length
+class _Scoring:
+    """From a piece of the input to its scores.
+
+    Args:
+        loaded: the run.
+        histories: where the clicks of users are.
+        columns: of the input.
+        clock: how its times are written.
+        source: the input, for messages.
+        size: rows of a forward pass.
+    """
+
+    def __init__(
+        self, loaded: LoadedRun, histories: Histories, columns: Columns, clock: Clock, source: Path, size: int
+    ) -> None:
+        self.network, self.data, self.length = loaded.network, loaded.data.data, loaded.data.history_length
+        item_table, user_table = loaded.data.tables()
+        self.unknown_item_R = item_table[0].values.numpy() == UNKNOWN
+        self.unknown_user_R = user_table[0].values.numpy() == UNKNOWN
+        self.histories, self.columns, self.clock, self.source, self.size = histories, columns, clock, source, size
+        self.first = 2 if source.name.lower().endswith(CSV) else 1
+        """Line or row of the first one of the table."""
+
+    def __call__(self, frame: pl.DataFrame, before: int) -> tuple[pl.DataFrame, int]:
+        """A piece with its three new columns, and how many histories are empty; `before` rows came earlier."""
+        first, columns = before + self.first, self.columns
+        located = frame.with_columns(
+            pl.lit(str(self.source)).alias(FILE), pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias(ROW)
         )
-        empty += int((length_B == 0).sum())
-        batch = _batch(user_R[part], item_R[part], click_N, length_B)
-        with torch.inference_mode():
-            logits.append(loaded.network(batch).logit_B)
-    scored = frame.with_columns(
-        pl.Series("score", torch.cat(logits).sigmoid().numpy()),
-        pl.Series("unknown_user", loaded.data.tables()[1][0].values.numpy()[user_R] == UNKNOWN),
-        pl.Series("unknown_item", loaded.data.tables()[0][0].values.numpy()[item_R] == UNKNOWN),
-    )
-    return scored, empty
+        user_raw, item_raw = (_ids(located, name) for name in (columns.user, columns.item))
+        user_R, item_R = self.data.user_rows(user_raw), self.data.item_rows(item_raw)
+        time_R = None
+        if columns.time is not None:
+            time_R = self.clock.read(_no_empty_text(located, columns.time), columns.time)
+        whose_R = self.histories.user(user_raw)
+        logits, empty = [], 0
+        for start in range(0, len(frame), self.size):
+            part = slice(start, start + self.size)
+            time_B = None if time_R is None else time_R[part]
+            click_N, length_B = self.histories.find(whose_R[part], time_B, self.length)
+            empty += int((length_B == 0).sum())
+            with torch.inference_mode():
+                logits.append(self.network(_batch(user_R[part], item_R[part], click_N, length_B)).logit_B)
+        scored = frame.with_columns(
+            pl.Series("score", torch.cat(logits).sigmoid().numpy()),
+            pl.Series("unknown_user", self.unknown_user_R[user_R]),
+            pl.Series("unknown_item", self.unknown_item_R[item_R]),
+        )
+        return scored, empty
 
 
 def _ids(located: pl.DataFrame, name: str) -> pl.Series:

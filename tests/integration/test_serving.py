@@ -37,15 +37,6 @@ def redis_url(free_port):
     server.server_close()
 
 
-@pytest.fixture
-def _own_signals():
-    """`command.main` sets handlers for the whole process."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
 def test_killed_under_load_and_while_starting_and_stopped_it_gives_no_wrong_score(
     finished_run, scripts, redis_url, tmp_path
 ):
@@ -88,7 +79,7 @@ def test_killed_under_load_and_while_starting_and_stopped_it_gives_no_wrong_scor
     assert (tmp_path / "serving.png").stat().st_size > 5000
 
 
-@pytest.mark.usefixtures("_own_signals")
+@pytest.mark.usefixtures("own_signals")
 def test_a_server_that_cannot_start_says_why_in_one_sentence(tmp_path, free_port, monkeypatch, capsys):
     port = free_port()
     (tmp_path / "empty").mkdir()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import socket
 
 import pytest
@@ -119,16 +118,7 @@ def test_bodies_get_one_sentence(talk):
     assert after.status_code == 200
 
 
-@pytest.fixture
-def _own_signals():
-    """The server sets handlers for the whole process."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_own_signals")
+@pytest.mark.usefixtures("own_signals")
 def test_over_a_socket_the_server_answers_and_goes_on(ranker, scorer):
     """The real server, on loopback, spoken to byte by byte."""
     service = Service(lambda: scorer, body_seconds=0.3)
