@@ -19,8 +19,6 @@ from dien.export.command import export
 from dien.histories import Clock
 from dien.metrics import AUC
 
-COLUMNS = [f"data.source.columns.{theirs}={name}" for theirs, name in (("user_id", "user"), ("item_id", "item"))]
-COLUMNS += ["data.source.columns.timestamp=time", "data.source.item_features=[category]"]
 FORMATS = ["parquet", "csv", "csv.gz", "tsv", "jsonl", "ndjson.gz"]
 
 
@@ -93,7 +91,7 @@ def test_times_in_another_unit_are_refused(dien_train, small, events, tmp_path):
     """In milliseconds against a log in seconds every row would see clicks that came after it."""
     second = pl.col("time") + 1_700_000_000
     pl.read_csv(events).with_columns(second).write_csv(events)
-    assert dien_train(*small, *COLUMNS, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
+    assert dien_train(*small, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
     rows = pl.read_csv(events)[:40]
     out = tmp_path / "out.parquet"
     seconds = predict.predict(tmp_path / "run", input=write(rows, tmp_path / "s.csv"), output=out)
@@ -237,9 +235,7 @@ def test_a_failed_write_keeps_the_old_output(tmp_path):
 def test_an_id_that_training_did_not_know_is_flagged_wherever_it_is_scored(dien_train, small, events, tmp_path):
     """In the log, but in its test rows alone, or too rare: the embedding is the unknown one."""
     events.write_text(events.read_text() + "u1,rare,100,c1\nonce,i1,50,c1\n")
-    assert (
-        dien_train(*small, *COLUMNS, "data.min_count=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
-    )
+    assert dien_train(*small, "data.min_count=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run") == 0
     items, users = ["rare", "i1", "never", "i1"], ["u1", "once", "never", "u2"]
     frame = pl.DataFrame({"user": users, "item": items})
     counts = predict.predict(tmp_path / "run", input=write(frame, tmp_path / "in.csv"), output=tmp_path / "out.parquet")
