@@ -2,8 +2,8 @@
 
 Clients of different users click and ask without a pause, and compare every score with a ranker of their own. In turn
 the server is killed (SIGKILL) at a random moment of its work, and at a random moment of its start; each time a new one
-starts on the same port. At last it is stopped (SIGTERM) under load. Ends with status 1 if any score was wrong or the
-last stop did not end with status 0.
+starts on the same port. At last it is stopped (SIGTERM) under load. Ends with status 1 if a score was wrong, a request
+failed otherwise than by a refusal, or the last stop did not end with status 0.
 
     python scripts/kill_server.py RUN --rounds 20 [--redis redis://localhost:6379/0]
 """
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from serving_client import CheckingClient, ServerProcess
+from serving_client import OUTCOMES, CheckingClient, ServerProcess
 
 from dien import Ranker
 
@@ -98,6 +98,12 @@ async def trial(
     return results
 
 
+def failures(results: list[Round]) -> "Counter[str]":
+    """What became of requests that must not become of any: wrong scores, statuses that are no refusal."""
+    total = sum((result.outcomes for result in results), Counter())
+    return Counter({name: count for name, count in total.items() if name not in OUTCOMES})
+
+
 def table_of(results: list[Round]) -> Table:
     columns = ("right", "wrong", "no answer", "not reached", "409", "429", "503")
     others = sorted({name for result in results for name in result.outcomes} - set(columns))
@@ -134,9 +140,10 @@ def main() -> None:
         )
     )
     Console().print(table_of(results))
-    wrong = sum(result.outcomes["wrong"] for result in results)
-    print(f"{wrong} wrong scores; the last stop ended with status {results[-1].status}")
-    sys.exit(bool(wrong or results[-1].status))
+    failed = failures(results)
+    print(f"{failed['wrong']} wrong scores, {failed.total() - failed['wrong']} other failures")
+    print(f"the last stop ended with status {results[-1].status}")
+    sys.exit(bool(failed or results[-1].status))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from dien import Ranker
 SERVE = Path(__file__).with_name("serve.py")
 TOLERANCE = 1e-6
 """Between a state that was advanced click by click and one computed at once."""
+OUTCOMES = frozenset({"right", "409", "429", "503", "not reached", "no answer"})
+"""What may become of a request: a right answer, a refusal, or none, as the server was not there."""
 
 
 class ServerProcess:
@@ -86,7 +88,7 @@ class CheckingClient:
     Args:
         seed: tells the users apart.
         outcomes: counts `right`, `wrong`, the refusals by status, `no answer` (the server died or closed the connection
-            while a request was on its way) and `not reached`.
+            while a request was on its way) and `not reached`; all but those of `OUTCOMES` are failures.
     """
 
     def __init__(self, ranker: Ranker, *, seed: int, outcomes: "Counter[str]", candidates: int = 10) -> None:

@@ -36,7 +36,7 @@ def prepare(cfg: DictConfig, data: DataModule) -> None:
     folder = Path(cfg.run_dir) if cfg.ckpt == "auto" else runs.run_folder_of(cfg.ckpt)
     before = _configuration(folder)
     fingerprint = runs.read_json(folder / "environment.json").get("dataset_fingerprint")
-    if before is not None and fingerprint is not None and same_dataset(before.data, cfg.data):
+    if before is not None and isinstance(fingerprint, str) and same_dataset(before.data, cfg.data):
         find_dataset(data, fingerprint, folder)
     data.prepare_data()
     data.setup()
@@ -51,7 +51,7 @@ def prepare(cfg: DictConfig, data: DataModule) -> None:
     if fingerprint == data.data.fingerprint:
         return
     own: DataModule = instantiate(before.data, _convert_="all")
-    if fingerprint is not None:
+    if isinstance(fingerprint, str):
         find_dataset(own, fingerprint, folder)
     trained = own.data
     if trained.fingerprint != (fingerprint or trained.fingerprint):

@@ -63,9 +63,8 @@ def test_killed_under_load_and_while_starting_and_stopped_it_gives_no_wrong_scor
     assert at_work.outcomes["right"] > 0
     assert starting.outcomes, "the clients asked while it started"
     assert stopped.outcomes["right"] > 0
-    # A start may end before the kill, so some are right; 409 is for a click whose answer a kill has swallowed.
-    for one in rounds:
-        assert set(one.outcomes) <= {"right", "409", "503", "not reached", "no answer"}, rounds
+    # No wrong score; whatever was asked while it started was right (a start may end before the kill), refused, or 503.
+    assert not kill_server.failures(rounds), rounds
     for body, answer in zip(bodies, answers, strict=True):
         ranked = ranker.rank(body["history"], items, user=body["user"])
         assert [(one["item"], one["score"]) for one in answer.json()["items"]] == ranked

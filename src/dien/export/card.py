@@ -12,24 +12,25 @@ from dien.runs.model import LoadedRun
 
 CARD_JSON, CARD_MARKDOWN = "model_card.json", "README.md"
 
+ROWS = """`ids.json` lists the raw ids in the order of their rows: the first one is row 2; row 0 is padding, row 1
+anything unknown. Two ids are the same if they are spelled the same: 7, 7.0 and "7" are, "007" is another."""
+
 USE = {
-    "onnx": """```python
+    "onnx": f"""```python
 from dien.export.runtime import Scorer  # numpy and onnxruntime only
 
 scorer = Scorer("this folder")
 scorer.rank("a user id", history=["item clicked first", "item clicked last"], candidates=["item", "item"], top=10)
 ```
-Without the package: `model.onnx` takes row numbers. `ids.json` lists the raw ids in the order of their rows: the first
-one is row 2; row 0 is padding, row 1 anything unknown.""",
-    "pt2": """```python
+Without the package: `model.onnx` takes row numbers. {ROWS}""",
+    "pt2": f"""```python
 import torch  # nothing else
 
 program = torch.export.load("model.pt2").module()
 scores, logits = program(user, history, length, candidates)
 ```
-It takes row numbers. `ids.json` lists the raw ids in the order of their rows: the first one is row 2; row 0 is padding,
-row 1 anything unknown.""",
-    "weights": """```python
+It takes row numbers. {ROWS}""",
+    "weights": f"""```python
 from dien import Ranker
 from dien.export.weights import load_weights
 
@@ -38,8 +39,7 @@ ranker.rank(["item clicked first", "item clicked last"], ["item", "item"], user=
 network = load_weights("this folder")  # the network of dien-train, in evaluation mode
 ```
 `model.safetensors` holds the weights, `tables.safetensors` the features of items and users, `config.json` the rest.
-`ids.json` lists the raw ids in the order of their rows: the first one is row 2; row 0 is padding, row 1 anything
-unknown.""",
+{ROWS}""",
 }
 
 INPUTS = """

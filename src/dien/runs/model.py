@@ -35,18 +35,18 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     Args:
         run: a run folder.
         checkpoint: a file in its `checkpoints/`.
-        overrides: changes to its configuration, such as `data.batch_size=64`.
+        overrides: changes to its configuration, such as `data.prepared=FOLDER` where its dataset has moved.
 
     Raises:
-        DienError: if the folder, its configuration or the checkpoint is missing or damaged, or the data have changed
-            since the run.
+        DienError: the folder, its configuration or the checkpoint is missing or damaged, its dataset cannot be found,
+            or the data have changed since the run.
     """
     folder = run_folder_of(str(run))
     saved = configuration_of(folder)
     config = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
     data = instantiate(config.data, _convert_="all")
     recorded = read_json(folder / "environment.json").get("dataset_fingerprint")
-    if recorded is not None and same_dataset(saved.data, config.data):
+    if isinstance(recorded, str) and same_dataset(saved.data, config.data):
         find_dataset(data, recorded, folder)
     data.prepare_data()
     data.setup()
@@ -88,7 +88,8 @@ def same_dataset(one: DictConfig, other: DictConfig) -> bool:
 
 def _shape(node: DictConfig) -> list[Any]:
     plain = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    source = {key: value for key, value in plain["source"].items() if key != "cache"}  # of its downloads
+    source = plain.get("source") or {}
+    source = {key: value for key, value in source.items() if key != "cache"}  # of its downloads
     return [source, *(plain.get(field.name) for field in fields(Protocol))]
 
 
