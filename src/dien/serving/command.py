@@ -83,6 +83,23 @@ def loader(options: argparse.Namespace) -> "Scorer":
     return Scorer(ranker, store)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        DienError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise DienError(f"{host}:{port} cannot be listened on: {error}.") from error
+    # Connections inherit it. asyncio sets it only where the protocol number is that of TCP, and create_server leaves 0:
+    # the body of an answer would then wait for the acknowledgement of its head, which clients delay by 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 def serve(options: argparse.Namespace) -> None:
     """Serve until a signal.
 
@@ -96,12 +113,7 @@ def serve(options: argparse.Namespace) -> None:
     check_whole("--queue", options.queue, 1)
     check_whole("--grace", options.grace, 1)
     check_at_least("--wait", options.wait, 0)
-    try:
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise DienError(f"{options.host}:{options.port} cannot be listened on: {error}.") from error
-
+    listener = listen(options.host, options.port)
     service = Service(
         lambda: loader(options),
         size=options.batch,

@@ -8,7 +8,7 @@ import pytest
 
 from dien.serving import requests
 from dien.serving.application import Service
-from dien.serving.command import Server
+from dien.serving.command import Server, listen
 from dien.serving.requests import MAX_BODY, MAX_CANDIDATES, MAX_EVENTS, MAX_HISTORY
 
 BODIES = {
@@ -138,7 +138,7 @@ def test_over_a_socket_the_server_answers_and_goes_on(ranker, scorer):
             writer.close()
 
     async def run():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with listen("127.0.0.1", 0) as listener:
             port = listener.getsockname()[1]
             task = asyncio.create_task(server.serve(sockets=[listener]))
             async with asyncio.timeout(30):
@@ -159,3 +159,11 @@ def test_over_a_socket_the_server_answers_and_goes_on(ranker, scorer):
         assert b"Traceback" not in answers[name]
         assert b"passwd" not in answers[name]
     assert json.loads(last.partition(b"\r\n\r\n")[2])["items"][0]["score"] == float(ranker.score(["i1"], ["i2"])[0])
+
+
+def test_the_body_of_an_answer_does_not_wait_for_the_acknowledgement_of_its_head():
+    """Nagle's algorithm and a client's delayed acknowledgement are 40 ms together."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
