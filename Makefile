@@ -36,4 +36,5 @@ clean:
 .venv/installed-dev: .venv/installed
 	@echo "Installing the development tools into .venv (once) ..."
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps torchrec fbgemm-gpu-cpu || echo "without TorchRec: the tests of model.embedding=sharded will be skipped"
 	touch $@

@@ -15,7 +15,7 @@ from dien.targets import instantiate
 
 log = logging.getLogger(__name__)
 
-NOT_THE_NETWORK = ("name", "label", "alpha")
+NOT_THE_NETWORK = ("name", "label", "alpha", "embedding")
 """Keys of `model` that do not change what a trained network says."""
 ONLY_SPEED = (
     *("batch_size", "eval_batch_size", "num_workers", "bucket", "cache", "prepared", "pin_memory"),

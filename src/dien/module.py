@@ -1,7 +1,7 @@
 """The LightningModule: losses, metrics and the optimizer around a network that knows of none of them."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import lightning.pytorch as pl
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from dien import distributed
+from dien import distributed, sharding
 from dien.batch import Batch
 from dien.errors import ConfigError, DienError, check_at_least
 from dien.metrics import AUC, GAUC, Calibration, LogLoss
@@ -42,6 +42,7 @@ class ClickModule(pl.LightningModule):
         optimizer: called with the parameters.
         schedule: called with the optimizer, stepped after every epoch.
         alpha: weight of the auxiliary loss, at least 0; at 0 it is not computed.
+        sharded: whether several processes share large embedding tables out, see `dien.sharding`.
 
     Raises:
         ConfigError: if alpha is negative, or positive for a network without an auxiliary loss.
@@ -54,13 +55,14 @@ class ClickModule(pl.LightningModule):
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
         alpha: float,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         check_at_least("model.alpha", alpha, 0)
         if alpha > 0 and not hasattr(network, "auxiliary_loss"):
             raise ConfigError(f"model.alpha={alpha} must be 0: {type(network).__name__} has no auxiliary loss.")
         self.network = network
-        self.alpha = alpha
+        self.alpha, self.sharded = alpha, sharded
         if alpha == 0 and isinstance(network, DIEN):  # several processes would wait for these gradients
             network.extractor.scorer.requires_grad_(False)
         self.optimizer, self.schedule = optimizer, schedule
@@ -73,6 +75,16 @@ class ClickModule(pl.LightningModule):
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def configure_model(self) -> None:
+        if self.sharded:
+            sharding.share_out(self.network, self.trainer.strategy.root_device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sharding.make_whole(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sharding.take_shares(checkpoint, self)
 
     def forward(self, batch: Batch) -> Output:
         return cast(Output, self.network(batch))

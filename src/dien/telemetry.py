@@ -14,6 +14,7 @@ from lightning.pytorch import callbacks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dien import distributed, sharding
 from dien.batch import Batch
 from dien.data.datamodule import DataModule
 from dien.data.dataset import RowBatch
@@ -118,17 +119,34 @@ class _Clock:
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    """The 2-norm of all gradients of a module as one vector, sparse ones included; 0 if there is none."""
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-    return torch.nn.utils.get_total_norm(values)
+    """The 2-norm of all gradients of a module as one vector, sparse ones included; 0 if there is none.
+
+    A collective if tables are shared out over processes.
+    """
+    shared = sharding.shared(module)
+    own: list[Tensor] = []
+    shares: list[Tensor] = []
+    for name, parameter in module.named_parameters():
+        if (gradient := parameter.grad) is not None:
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            (shares if name in shared else own).append(values)
+    norm = torch.nn.utils.get_total_norm(own)
+    if not shared:
+        return norm
+    return (norm.square() + distributed.total(torch.nn.utils.get_total_norm(shares).square())).sqrt()
 
 
 @torch.no_grad()
 def embedding_norms(module: nn.Module) -> dict[str, Tensor]:
-    """Mean 2-norm of the rows of every embedding table, by name: `item_embedding`, `user_embedding`."""
-    return {
-        f"{name.rpartition('.')[2]}_embedding": embedding.weight.norm(dim=1).mean()
-        for name, embedding in module.named_modules()
-        if isinstance(embedding, FeatureEmbedding) and len(embedding.weight)
-    }
+    """Mean 2-norm of the rows of every embedding table, by name: `item_embedding`, `user_embedding`.
+
+    A collective if tables are shared out over processes.
+    """
+    shared, norms = sharding.shared(module), {}
+    for name, embedding in module.named_modules():
+        if isinstance(embedding, FeatureEmbedding) and len(embedding.weight):
+            length_R = embedding.weight.norm(dim=1)
+            shares = shared.get(f"{name}.weight")
+            mean = distributed.total(length_R.sum()) / shares.rows if shares else length_R.mean()
+            norms[f"{name.rpartition('.')[2]}_embedding"] = mean
+    return norms

@@ -4,7 +4,7 @@ Axes: R rows of the table, M entries of a multi-valued feature, C single-valued 
 E embedding size, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,8 @@ class FeatureEmbedding(nn.Module):
         check_choice("model.features.pooling", pooling, POOLINGS)
         columns = [column for column in table if column.name not in ignore]
         self.pooling, self.ignore, self.sparse = pooling, ignore, False
+        self.shares: Callable[[Tensor], Tensor] | None = None
+        """Looks rows up that are shared out over processes; `weight` is then the share of this one."""
         self.width = embedding_size * len(columns)
 
         band = 0
@@ -93,6 +95,8 @@ class FeatureEmbedding(nn.Module):
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def _look_up(self, ids: Tensor) -> Tensor:
+        if self.shares is not None:
+            return self.shares(ids)
         return F.embedding(ids, self.weight, sparse=True) if self.sparse else lookup(self.weight, ids)
 
     def _pool(self, m: int, rows: Tensor) -> Tensor:
