@@ -24,10 +24,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.data import mean_length, write_head, write_sets
+from bench.arguments import above_zero, positive
+from bench.data import LONG_SHARE, SHORT_LENGTH, mean_length, write_head, write_sets
 from bench.environments import SetupError, cache_folder, python_for
 from bench.pool import Worker, WorkerError
 from bench.results import MODES, Results, Speed, remarks, sheets
+from bench.rows import HISTORY_LENGTH
 from bench.systems import SYSTEMS
 from rich.console import Console
 
@@ -76,12 +78,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--batches", nargs="+", type=_positive, default=[128, 1024], help="batch sizes")
-    parser.add_argument("--threads", nargs="+", type=_positive, default=list(range(1, cores + 1)), help="counts to try")
-    parser.add_argument("--rounds", type=_positive, default=5, help="turns of every system in every setting")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one turn, roughly")
-    parser.add_argument("--heavy-mean", type=float, default=10.0, help="mean history length of the heavy-tailed set")
-    parser.add_argument("--seeds", type=_positive, default=1, help="epochs from scratch over which AUC is averaged")
+    parser.add_argument("--batches", nargs="+", type=positive, default=[128, 1024], help="batch sizes")
+    parser.add_argument("--threads", nargs="+", type=positive, default=list(range(1, cores + 1)), help="counts to try")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of every system in every setting")
+    parser.add_argument("--seconds", type=above_zero, default=2.0, help="of one turn, roughly")
+    parser.add_argument("--heavy-mean", type=_heavy_mean, default=10.0, help="history length of the heavy-tailed set")
+    parser.add_argument("--seeds", type=positive, default=1, help="epochs from scratch over which AUC is averaged")
     parser.add_argument("--no-auc", dest="auc", action="store_false", help="leave the epochs out")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     parser.add_argument("--quick", action="store_true", help="one short round, no epochs: to see whether it works")
@@ -93,10 +95,13 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+def _heavy_mean(text: str) -> float:
+    """What the mean can be: a share of the rows is full, the others have 1 to `SHORT_LENGTH` steps."""
+    mean = above_zero(text)
+    low, high = (LONG_SHARE * HISTORY_LENGTH + (1 - LONG_SHARE) * short for short in (1, SHORT_LENGTH))
+    if not low < mean < high:
+        raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+    return mean
 
 
 def _pin(threads: int) -> None:

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from bench.arguments import positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 
+from dien.errors import ConfigError
 from dien.ops import ENGINES, RULES, engine_for, gated_scan, linear
 
 Project = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -129,6 +131,16 @@ def forced(engine: str) -> Iterator[None]:
         os.environ["DIEN_SCAN"] = before
 
 
+def reason_against(engine: str, device: str) -> str | None:
+    """Why an engine cannot run on a device, None if it can."""
+    try:
+        with forced(engine):
+            engine_for(device)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def lengths_of(kind: str, batch: int, longest: int) -> list[int]:
     """`full`: all rows as long as the longest. `heavy`: 5 % are, the others have up to a fifth of that."""
     if kind == "full":
@@ -201,19 +213,25 @@ def grow(sizes: list[tuple[int, int]], arguments: argparse.Namespace, device: st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, nargs="+", default=[128], help="rows of a batch, B")
-    parser.add_argument("--length", type=int, nargs="+", default=[100], help="steps of the longest row, T")
-    parser.add_argument("--hidden", type=int, default=36, help="hidden and input size, H")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[128], help="rows of a batch, B")
+    parser.add_argument("--length", type=positive, nargs="+", default=[100], help="steps of the longest row, T")
+    parser.add_argument("--hidden", type=positive, default=36, help="hidden and input size, H")
     parser.add_argument("--lengths", nargs="+", choices=("full", "heavy"), default=["full", "heavy"])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, help="default: all that run on the device")
     parser.add_argument("--rule", choices=RULES, default="gru", help="of the scan; nn.GRU only knows its own")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=positive, default=30)
     parser.add_argument("--growth", action="store_true", help="also tables over B and over T")
     arguments = parser.parse_args()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    refused = {engine: [reason_against(engine, device) for device in devices] for engine in arguments.engines or ()}
+    for engine, reasons in refused.items():
+        if all(reasons):
+            parser.error(f"--engines {engine}: {' '.join(map(str, reasons))}")
 
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        engines = arguments.engines or sorted({"reference", engine_for(device)})
+    for place, device in enumerate(devices):
+        given = [engine for engine, reasons in refused.items() if not reasons[place]]
+        engines = given or sorted({"reference", engine_for(device)})
         for threads in arguments.threads if device == "cpu" else arguments.threads[-1:]:
             torch.set_num_threads(threads)
             where = torch.cuda.get_device_name() if device == "cuda" else f"{threads} thread{'s' * (threads > 1)}"

@@ -139,7 +139,7 @@ def main() -> None:
             options=serve,
         )
     )
-    Console().print(table_of(results))
+    Console(width=None if sys.stdout.isatty() else 140).print(table_of(results))
     failed = failures(results)
     print(f"{failed['wrong']} wrong scores, {failed.total() - failed['wrong']} other failures")
     print(f"the last stop ended with status {results[-1].status}")

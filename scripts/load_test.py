@@ -26,7 +26,7 @@ from rich.table import Table
 from serving_client import ServerProcess
 
 from dien import Ranker
-from dien.plots import COLOURS, INK, LINES, MARKERS
+from dien.looks import COLOURS, INK, LINES, MARKERS
 
 PERCENTILES = (50, 95, 99)
 CONNECTIONS = 500

@@ -66,7 +66,7 @@ def write_sets(folder: Path, heavy_mean: float, seed: int = 1) -> dict[str, Path
         for split, positives in (("train", train), ("test", test)):
             lengths = np.minimum(clicks.position[positives], HISTORY_LENGTH)
             if name == "heavy":
-                lengths = _heavy_tailed(lengths, heavy_mean, rng)
+                lengths = heavy_tailed(lengths, heavy_mean, rng)
             rows = _rows(clicks, positives, lengths, rng)
             arrays |= {f"{split}_{field}": array for field, array in rows.items()}
         paths[name] = folder / f"{name}.npz"
@@ -136,7 +136,7 @@ def _popular(clicks: Clicks, avoid: Ints, rng: np.random.Generator) -> Ints:
     return drawn
 
 
-def _heavy_tailed(lengths: Ints, mean: float, rng: np.random.Generator) -> Ints:
+def heavy_tailed(lengths: Ints, mean: float, rng: np.random.Generator) -> Ints:
     """Shorten histories: 5 % of the rows keep T steps, the others get 1 to 20, geometrically distributed."""
     full = np.flatnonzero(lengths == HISTORY_LENGTH)
     longs = rng.choice(full, round(LONG_SHARE * len(lengths)), replace=False)

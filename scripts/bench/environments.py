@@ -2,6 +2,8 @@
 
 Such an environment sees the packages of this one, torch and numpy above all, and adds the peer on top: peers whose
 dependencies contradict each other are measured on the same torch, and nothing here is changed.
+
+    PYTHONPATH=scripts python -m bench.environments COMMAND...  # with DIEN_PYTHON_RECBOLE and DIEN_PYTHON_HOPWISE
 """
 
 import hashlib
@@ -15,7 +17,7 @@ import venv
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.systems import System
+from bench.systems import CONVERTED, Installed
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class SetupError(Exception):
     """Why a peer has no Python here."""
 
 
-def python_for(system: System, cache: Path) -> str:
+def python_for(system: Installed, cache: Path) -> str:
     """Path of a Python that can import the system; an environment is made in `cache` on the first call.
 
     Raises:
@@ -68,3 +70,18 @@ def _pip(python: Path, *arguments: str) -> None:
     if result.returncode != 0:
         reason = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
         raise SetupError(f"pip install {' '.join(arguments)}: {reason[-1]}")
+
+
+def main(command: list[str]) -> int:
+    """Run a command that finds a Python for each peer of `dien-convert`; its status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        pythons = {f"DIEN_PYTHON_{name.upper()}": python_for(peer, cache_folder()) for name, peer in CONVERTED.items()}
+    except SetupError as error:
+        logger.error("%s", error)
+        return 1
+    return subprocess.run(command, env=os.environ | pythons, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -112,9 +112,10 @@ def sheets(results: Results) -> Iterator[Sheet]:
         yield Sheet(f"{dataset} set, mean history length {mean:.1f}", header, rows)
     rows = []
     for system in systems:
-        memory = [f"{megabytes:,.0f}" for megabytes in results.memory.get(system, {}).values()]
+        peaks = [results.memory.get(system, {}).get(batch) for batch in results.batches]
+        memory = ["-" if peak is None else f"{peak:,.0f}" for peak in peaks]
         parameters = f"{results.described[system]['parameters']:,}"
-        rows.append([SYSTEMS[system].title, *(memory or ["-"] * len(results.batches)), parameters])
+        rows.append([SYSTEMS[system].title, *memory, parameters])
     header = ["peak resident MB of training", *(f"batch {batch}" for batch in results.batches), "parameters"]
     yield Sheet("Memory and size", header, rows)
 

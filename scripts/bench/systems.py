@@ -1,11 +1,23 @@
-"""The systems of the benchmark: how each is installed, configured and footnoted."""
+"""The systems of the benchmark: how each is installed, configured and footnoted; and the peers of `dien-convert`."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
+class Installed:
+    """How a peer comes into an environment of its own."""
+
+    package: str | None = None
+    """What must be importable; None for this project."""
+    requirements: tuple[str, ...] = ()
+    """What pip installs if it is not."""
+    bare: tuple[str, ...] = ()
+    """What pip installs without its dependencies, because these cannot be had on every Python we run on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System(Installed):
     """One row of the tables."""
 
     title: str
@@ -13,12 +25,6 @@ class System:
     """Module in `bench.adapters`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the adapter's `build`."""
-    package: str | None = None
-    """What must be importable; None for this project."""
-    requirements: tuple[str, ...] = ()
-    """What pip installs if it is not."""
-    bare: tuple[str, ...] = ()
-    """What pip installs without its dependencies, because these cannot be had on every Python we run on."""
     notes: tuple[str, ...] = ()
     """How it differs from the others, in words."""
     auxiliary: bool = True
@@ -91,3 +97,14 @@ SYSTEMS: dict[str, System] = {
         **RECBOLE,
     ),
 }
+
+HOPWISE = Installed(
+    package="hopwise",
+    bare=("hopwise==0.9.1",),  # it wants protobuf 3.20
+    requirements=(
+        *("cachetools", "colorama", "colorlog", "numba", "pandas", "psutil", "scikit-learn", "scipy", "setuptools<81"),
+        *("tabulate", "tensorboard", "texttable", "thop", "tqdm"),
+    ),
+)
+CONVERTED: dict[str, Installed] = {"recbole": SYSTEMS["recbole"], "hopwise": HOPWISE}
+"""Whose networks `dien-convert` takes. hopwise's DIEN is RecBole's code, so it is no row of the tables."""

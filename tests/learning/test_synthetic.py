@@ -31,17 +31,25 @@ def metrics_of(folder, *overrides: str) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text())
 
 
+MODELS = {"base": ["model=base"], "dien": ["model=dien"], "code": ["model=dien", "model/evolution=augru_code"]}
+
+
 @pytest.fixture(scope="module", params=[0.9, 0.0], ids=["strong drift", "drift off"])
-def results(request, tmp_path_factory) -> tuple[float, dict[str, dict[str, float]]]:
+def results(request, tmp_path_factory) -> tuple[float, dict[tuple[str, int], dict[str, float]]]:
+    """Metrics of every model and seed."""
     folder = tmp_path_factory.mktemp("synthetic")
+    runs = [("base", 0), ("base", 1), ("dien", 0), ("dien", 1), ("code", 0)]
     order = f"data.source.order={request.param}"
-    return request.param, {name: metrics_of(folder / name, f"model={name}", order) for name in ("base", "dien")}
+    return request.param, {
+        (name, seed): metrics_of(folder / f"{name}{seed}", f"seed={seed}", order, *MODELS[name]) for name, seed in runs
+    }
 
 
 @pytest.mark.slow
-def test_order_is_worth_something_exactly_when_there_is_order(results) -> None:
-    order, of_model = results
-    gain = of_model["dien"]["test/auc"] - of_model["base"]["test/auc"]
+@pytest.mark.parametrize(("model", "seed"), [("dien", 0), ("dien", 1), ("code", 0)])
+def test_order_is_worth_something_exactly_when_there_is_order(results, model: str, seed: int) -> None:
+    order, metrics = results
+    gain = metrics[model, seed]["test/auc"] - metrics["base", seed]["test/auc"]
     if order:
         assert gain > 0.04
     else:
@@ -50,8 +58,7 @@ def test_order_is_worth_something_exactly_when_there_is_order(results) -> None:
 
 @pytest.mark.slow
 def test_no_model_exceeds_what_can_be_known(results) -> None:
-    _, of_model = results
-    for metrics in of_model.values():
+    for metrics in results[1].values():
         counting = [value for name, value in metrics.items() if name.endswith("count/test/auc")]
         assert len(counting) == 2
         ceiling = metrics["reference/ceiling/test/auc"]

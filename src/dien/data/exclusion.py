@@ -3,6 +3,8 @@
 Axes: N clicks, G runs of neighbouring clicks with the same history, R item rows.
 """
 
+from __future__ import annotations  # those of the functions made for each batch cost as much as their calls
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from dien.data.dataset import Prepared
 
 _LARGEST_TABLE = 1 << 22  # cells of one byte: beyond a few MB, touching its pages costs more than searching
+_FEW_CLICKS = 1 << 11  # are in a table sooner than the first of any draws is looked for
 
 Forbids = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """`forbids(at, item)`: whether each item is excluded for the click at place `at` of the positives."""
@@ -26,7 +29,7 @@ class Positives(NamedTuple):
     limit_N: NDArray[np.int64]
     """One past the last click of the user that `history` knows of; at least one click is before it."""
 
-    def take(self, index: NDArray[np.int64]) -> "Positives":
+    def take(self, index: NDArray[np.int64]) -> Positives:
         """Those at `index`."""
         return Positives(self.click_N[index], self.user_N[index], self.limit_N[index])
 
@@ -34,7 +37,7 @@ class Positives(NamedTuple):
 class Exclusion(Protocol):
     """Which items may not be drawn; the positive never may."""
 
-    def __init__(self, data: "Prepared") -> None: ...
+    def __init__(self, data: Prepared) -> None: ...
 
     def against(self, positives: Positives) -> Forbids:
         """The test of items drawn against these positives."""
@@ -52,7 +55,7 @@ class Exclusion(Protocol):
 class ExcludePositive:
     """Only the clicked item itself, as in the paper."""
 
-    def __init__(self, data: "Prepared") -> None:
+    def __init__(self, data: Prepared) -> None:
         self.data = data
 
     def against(self, positives: Positives) -> Forbids:
@@ -69,7 +72,7 @@ class ExcludePositive:
 class ExcludeBasket:
     """Everything the user clicked at the timestamp of the click."""
 
-    def __init__(self, data: "Prepared") -> None:
+    def __init__(self, data: Prepared) -> None:
         self.data = data
 
     def against(self, positives: Positives) -> Forbids:
@@ -97,24 +100,25 @@ class ExcludeBasket:
 class ExcludeHistory:
     """Everything the user had clicked before the limit."""
 
-    def __init__(self, data: "Prepared") -> None:
+    def __init__(self, data: Prepared) -> None:
         self.data = data
 
     def against(self, positives: Positives) -> Forbids:
         """A table [G, R] of what is excluded if it is small, else a search: the steps of a row share their history."""
         data = self.data
-        new_N = np.diff(positives.limit_N, prepend=-1) != 0
-        user_G, limit_G = positives.user_N[new_N].astype(np.int64), positives.limit_N[new_N]
-        start_G = np.searchsorted(data.user_keys, user_G * data.n_items)
-        count_G = np.searchsorted(data.user_keys, (user_G + 1) * data.n_items) - start_G
-        if len(user_G) * data.n_items > _LARGEST_TABLE or count_G.sum() > 8 * len(new_N):
+        new_N = np.ones(len(positives.limit_N), bool)
+        np.not_equal(positives.limit_N[1:], positives.limit_N[:-1], out=new_N[1:])
+        limit_G = positives.limit_N[new_N]
+        count_G = limit_G - data.click_offsets[positives.user_N[new_N]]
+        cells, clicks = len(limit_G) * data.n_items, count_G.sum()
+        if cells > _LARGEST_TABLE or clicks > 8 * len(new_N) + _FEW_CLICKS:
             return self._searching(positives)
 
-        place = np.repeat(start_G - np.cumsum(count_G) + count_G, count_G) + np.arange(count_G.sum())
-        run = np.repeat(np.arange(len(user_G)), count_G)
-        table = np.zeros(len(user_G) * data.n_items, bool)
-        table[data.user_keys[place] + (run - user_G[run]) * data.n_items] = data.user_first_click[place] < limit_G[run]
-        row_N = (np.cumsum(new_N) - 1) * data.n_items
+        click = (limit_G - count_G.cumsum()).repeat(count_G) + np.arange(clicks)
+        first_G = np.arange(0, cells, data.n_items)
+        table = np.zeros(cells, bool)
+        table[first_G.repeat(count_G) + data.click_item[click]] = True
+        row_N = first_G[new_N.cumsum() - 1]
         return lambda at, item: table[row_N[at] + item]
 
     def _searching(self, positives: Positives) -> Forbids:

@@ -6,6 +6,8 @@ Axes: N draws (one per sampled target, or one per step and auxiliary negative), 
 item rows.
 """
 
+from __future__ import annotations  # those of the functions made for each batch cost as much as their calls
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -127,7 +129,7 @@ class NegativeSampler:
     """
 
     def __init__(
-        self, prepared: "Prepared", *, strategy: str, exponent: float, exclude: str, counts: str = "log"
+        self, prepared: Prepared, *, strategy: str, exponent: float, exclude: str, counts: str = "log"
     ) -> None:
         if strategy == "observed" and not prepared.has_labels:
             raise ConfigError(

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from dien.errors import check_choice
 from dien.ops import library, reference
 from dien.ops.dense import Linear, linear
-from dien.ops.engines import ENGINES, engine_for
+from dien.ops.engines import ENGINES, engine_for, traced
+from dien.ops.layout import check_inputs
 from dien.ops.lookup import lookup
 from dien.ops.perceptron import perceptron
 
@@ -58,9 +59,10 @@ def gated_scan(
         ValueError: shapes, dtypes or devices do not fit together, or offsets do not rise to N (not checked by the
             Triton kernels, which would have to wait for the GPU).
     """
-    check_choice("rule", rule, RULES)
-    if not torch.compiler.is_compiling():  # sizes may be unknown while tracing
-        _check(projected_N3H, attention_N, offsets, weight_hh, bias_hh, rule, initial_BH)
+    if by_operator := traced():  # it checks when it runs: sizes may be unknown
+        check_choice("rule", rule, RULES)
+    else:
+        check_inputs(projected_N3H, attention_N, offsets, weight_hh, bias_hh, initial_BH, rule)
     engine = engine_for(projected_N3H.device, projected_N3H.dtype)
     if engine == "reference":
         return reference.gated_scan(
@@ -72,7 +74,7 @@ def gated_scan(
     tensors = (projected_N3H, attention_N, weight_hh, bias_hh, initial_BH)
     projected, attention, weight, bias, initial = (x if x is None else x.to(wide or x.dtype) for x in tensors)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    run = library.gated_scan if torch.compiler.is_compiling() else library.Scan.apply
+    run = library.gated_scan if by_operator else library.Scan.apply
     states_NH: Tensor = run(projected, attention, offsets, weight, bias, initial, rule, save)[0]
     return states_NH.to(dtype)
 
@@ -83,33 +85,3 @@ def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = N
     # Empty rows read a row of zeros put in front: no branch on N, which torch.export does not know.
     state_BH = F.pad(states_NH, (0, 0, 1, 0))[torch.where(ended_B, offsets[1:], 0)]
     return state_BH if initial_BH is None else torch.where(ended_B[:, None], state_BH, initial_BH.to(state_BH.dtype))
-
-
-def _check(
-    projected_N3H: Tensor,
-    attention_N: Tensor | None,
-    offsets: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor,
-    rule: str,
-    initial_BH: Tensor | None,
-) -> None:
-    if (attention_N is None) != (rule == "gru"):
-        raise ValueError(f"rule {rule!r} {'takes no' if rule == 'gru' else 'needs an'} attention_N.")
-    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
-        raise ValueError(f"offsets must be int64 [B + 1], got {offsets.dtype} {list(offsets.shape)}.")
-    hidden, steps = weight_hh.shape[-1], len(projected_N3H)
-    expected = {
-        "projected_N3H": (projected_N3H, (steps, 3 * hidden)),
-        "attention_N": (attention_N, (steps,)),
-        "weight_hh": (weight_hh, (3 * hidden, hidden)),
-        "bias_hh": (bias_hh, (3 * hidden,)),
-        "initial_BH": (initial_BH, (len(offsets) - 1, hidden)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if tensor.shape != shape or not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating point {list(shape)}, got {tensor.dtype} {list(tensor.shape)}.")
-        if tensor.device != offsets.device:
-            raise ValueError(f"{name} is on {tensor.device}, offsets on {offsets.device}: they must be on one device.")

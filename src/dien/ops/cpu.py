@@ -1,15 +1,17 @@
-"""The CPU engine: the compiled kernel of `native/` on torch tensors, float32 or float64."""
+"""The CPU engine: the compiled kernels of `native/` on torch tensors, float32 or float64."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dien.ops import build
-from dien.ops.engines import engine_for
+from dien.ops.engines import engine_for, traced
 from dien.ops.layout import COEFFICIENTS, empty_gradients, empty_results, offsets_error
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+OUT_OF_MEMORY = 2  # what a kernel returns then; 0 is done, 1 that the scan's offsets are wrong
 
 
 def takes(*tensors: Tensor | None) -> bool:
@@ -20,7 +22,7 @@ def takes(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     dtype = given[0].dtype
     return (
-        not torch.compiler.is_compiling()
+        not traced()
         and dtype in SUFFIX
         and all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in given)
         and not torch.is_autocast_enabled("cpu")
@@ -52,7 +54,7 @@ def forward(
     """States and saved gates, see `empty_results`."""
     states, saved = empty_results(projected_N3H, weight_hh, save)
     inputs = (projected_N3H, attention_N, offsets, weight_hh, bias_hh, initial_BH)
-    _call("forward", inputs, (states, saved if save else None), rule=rule, offsets=offsets, states_NH=states)
+    _scan("forward", inputs, (states, saved if save else None), rule=rule, offsets=offsets, states_NH=states)
     return states, saved
 
 
@@ -75,11 +77,11 @@ def backward(
         *(projected, None if attention_N is None else attention),
         *(weight, bias, None if initial_BH is None else initial),
     )
-    _call("backward", inputs, outputs, rule=rule, offsets=offsets, states_NH=states_NH)
+    _scan("backward", inputs, outputs, rule=rule, offsets=offsets, states_NH=states_NH)
     return gradients
 
 
-def _call(
+def _scan(
     name: str,
     inputs: tuple[Tensor | None, ...],
     outputs: tuple[Tensor | None, ...],
@@ -88,20 +90,44 @@ def _call(
     offsets: Tensor,
     states_NH: Tensor,
 ) -> None:
-    """Call the C function: pointers to the inputs, the sizes, pointers to the outputs; None is a null pointer."""
-    function = getattr(build.library(), f"{name}_{SUFFIX[states_NH.dtype]}")
-    contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
-    invalid = function(
-        *map(pointer, contiguous),
-        (ctypes.c_double * 3)(*COEFFICIENTS[rule]),
-        *(ctypes.c_int64(size) for size in (len(offsets) - 1, *states_NH.shape)),
-        ctypes.c_int(torch.get_num_threads()),
-        *map(pointer, outputs),
-    )
-    if invalid:
+    dtypes = {tensor.dtype for tensor in inputs if tensor is not None and tensor is not offsets}
+    if len(dtypes) > 1 or not dtypes <= SUFFIX.keys():
+        given = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the scan on the CPU needs tensors of one dtype, float32 or float64, got {given}.")
+    if call(name, inputs, (len(offsets) - 1, *states_NH.shape), outputs, rule=rule):
         raise offsets_error(offsets, len(states_NH))
 
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+def call(
+    name: str,
+    inputs: Sequence[Tensor | None],
+    sizes: Sequence[int],
+    outputs: Sequence[Tensor | None],
+    *,
+    rule: str | None = None,
+) -> bool:
+    """Run the C function `name` of the outputs' dtype; its arguments are in the order of these, None is null.
+
+    Returns:
+        Whether it refused the inputs.
+
+    Raises:
+        MemoryError: it found no memory to work in.
+    """
+    dtype = next(tensor.dtype for tensor in outputs if tensor is not None)
+    contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
+    status = getattr(build.library(), f"{name}_{SUFFIX[dtype]}")(
+        *map(_pointer, contiguous),
+        *(() if rule is None else ((ctypes.c_double * 3)(*COEFFICIENTS[rule]),)),
+        *map(ctypes.c_int64, sizes),
+        ctypes.c_int(torch.get_num_threads()),
+        *map(_pointer, outputs),
+    )
+    if status == OUT_OF_MEMORY:
+        raise MemoryError(f"the kernel {name} found no memory to work in, for sizes {tuple(sizes)}")
+    return status != 0
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """To the first element; null for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

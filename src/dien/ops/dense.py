@@ -5,7 +5,6 @@ thousands of rows by weights of a few tens of columns, which the kernels of the 
 gradients of input, weight and bias are taken in one walk over the list.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dien.errors import DienError
-from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer, takes
+from dien.ops.cpu import call, takes
+from dien.ops.engines import traced
 
 FEWEST = 1 << 20  # multiply-adds below which the call of an operator costs more than it gains
 LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
@@ -43,7 +42,8 @@ class Linear(nn.Linear):
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        x.dim() >= 1
+        not traced()  # before all sizes, which would become limits of the program
+        and x.dim() >= 1
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
         and weight.numel() <= LARGEST
@@ -58,7 +58,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y_NM = x_NK.new_empty(len(x_NK), len(weight))
-        _call("linear", (x_NK, weight, bias), (y_NM,), x_NK, weight)
+        call("linear", (x_NK, weight, bias), (*x_NK.shape, len(weight)), (y_NM,))
         return y_NM
 
     @staticmethod
@@ -83,7 +83,8 @@ class _Gradients(torch.autograd.Function):
     def forward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
         to_x = x_NK.new_empty(x_NK.shape) if needs_x else None
         to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
-        _call("linear_backward", (grad_NM, x_NK, weight), (to_x, to_weight, to_bias), x_NK, weight)
+        sizes, outputs = (*x_NK.shape, len(weight)), (to_x, to_weight, to_bias)
+        call("linear_backward", (grad_NM, x_NK, weight), sizes, outputs)
         return to_x, to_weight, to_bias
 
     @staticmethod
@@ -93,15 +94,3 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise DienError("The linear kernel is differentiable once: set DIEN_SCAN=reference for second derivatives.")
-
-
-def _call(
-    name: str, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...], x_NK: Tensor, weight: Tensor
-) -> None:
-    contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
-    getattr(build.library(), f"{name}_{SUFFIX[x_NK.dtype]}")(
-        *map(pointer, contiguous),
-        *(ctypes.c_int64(size) for size in (*x_NK.shape, len(weight))),
-        ctypes.c_int(torch.get_num_threads()),
-        *map(pointer, outputs),
-    )

@@ -30,6 +30,14 @@ def engine_for(device: torch.device | str, dtype: torch.dtype = torch.float32) -
 torch.compiler.assume_constant_result(engine_for)
 
 
+def traced() -> bool:
+    """Whether torch is writing down a program, by `torch.compile`, `torch.export` or `torch.jit.trace`.
+
+    The direct call of a kernel would not be in it, and sizes may be unknown.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 @functools.cache
 def _choose(device_type: str, double: bool, forced: str) -> str:
     where = f"{device_type}{', float64' if double else ''}"

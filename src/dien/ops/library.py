@@ -1,8 +1,11 @@
 """The scan as one operator of torch, `dien::gated_scan`: what autograd, torch.compile and torch.export see.
 
-The operator runs the engine of the machine it finds itself on, so a program exported here runs elsewhere.
+The operator runs the engine of the machine it finds itself on, so a program exported here runs elsewhere. It checks
+its inputs itself: nobody could while the program was traced, and everybody can call it.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +13,18 @@ from torch import Tensor
 
 from dien.errors import DienError
 from dien.ops import engines, reference
-from dien.ops.layout import empty_gradients, empty_results
+from dien.ops.layout import check_gradients, check_inputs, empty_gradients, empty_results
+
+
+def _checked(run: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
+    """`run` after `check` of its inputs; its signature, of which torch makes the operator's schema, stays."""
+
+    @functools.wraps(run)
+    def checked(*inputs: Any) -> Any:
+        check(*inputs)
+        return run(*inputs)
+
+    return checked
 
 
 def forward(
@@ -23,7 +37,7 @@ def forward(
     rule: str,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """States and saved gates, see `layout.empty_results`. Only what is saved has a backward."""
+    """States and saved gates, see `layout.empty_results`, of checked inputs. Only what is saved has a backward."""
     kernel = engines.kernel(engines.engine_for(projected_N3H.device, projected_N3H.dtype))
     if kernel is not None:
         return kernel.forward(projected_N3H, attention_N, offsets, weight_hh, bias_hh, initial_BH, rule, save)
@@ -35,7 +49,7 @@ def forward(
     return states, empty_results(projected_N3H, weight_hh, save)[1]
 
 
-gated_scan = torch.library.custom_op("dien::gated_scan", forward, mutates_args=())
+gated_scan = torch.library.custom_op("dien::gated_scan", _checked(forward, check_inputs), mutates_args=())
 
 
 @gated_scan.register_fake
@@ -69,7 +83,9 @@ def backward(
     return kernel.backward(grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, rule)
 
 
-gated_scan_backward = torch.library.custom_op("dien::gated_scan_backward", backward, mutates_args=())
+gated_scan_backward = torch.library.custom_op(
+    "dien::gated_scan_backward", _checked(backward, check_gradients), mutates_args=()
+)
 
 
 @gated_scan_backward.register_fake
@@ -90,10 +106,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     _, attention_N, offsets, weight_hh, _, initial_BH, ctx.rule, _ = inputs
     states_NH, saved_N4H = output
     ctx.mark_non_differentiable(saved_N4H)
+    ctx.set_materialize_grads(False)  # or torch makes zeros [N, 4H] for the saved gates
     ctx.save_for_backward(attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H)
 
 
-def _backward(ctx: Any, grad_states_NH: Tensor, _: Tensor, *, run: Any = gated_scan_backward) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_states_NH: Tensor | None, _: None, *, run: Any = gated_scan_backward) -> tuple[Any, ...]:
+    if grad_states_NH is None:
+        return (None,) * 8
     attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H = ctx.saved_tensors
     projected, attention, weight, bias, initial = run(
         grad_states_NH, attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H, ctx.rule
@@ -119,12 +138,15 @@ gated_scan_backward.register_autograd(_backward_twice)
 
 
 class Scan(torch.autograd.Function):
-    """`gated_scan` without torch's dispatcher, whose calls cost as much as a small kernel: for eager programs."""
+    """`gated_scan` without torch's dispatcher, whose calls cost as much as a small kernel: for eager programs.
+
+    It does not check: `dien.ops.gated_scan` has, and autograd hands a backward the shapes that it was promised.
+    """
 
     forward = staticmethod(forward)
     setup_context = staticmethod(_setup)
 
     @staticmethod
-    def backward(ctx: Any, grad_states_NH: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_states_NH: Tensor | None, _: None) -> tuple[Any, ...]:
         # Where second derivatives may follow, the operator refuses them.
         return _backward(ctx, grad_states_NH, _, run=gated_scan_backward if torch.is_grad_enabled() else backward)

@@ -4,24 +4,22 @@ torch sums the gradient of `F.embedding` with one call of a vector routine for e
 width of 18 numbers the calls take most of the time.
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer, takes
+from dien.ops.cpu import call, takes
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table[index]` as `F.embedding`; `table [R, E]`, `index` int64 of any shape `[...]`, result `[..., E]`.
+    """`table[index]` as `F.embedding`; `table [R, E]`, `index` whole of any shape `[...]`, result `[..., E]`.
 
-    The kernel sums the gradient for float32 and float64 on the CPU where the scan's runs (see `engine_for`);
-    everything else, and programs that are compiled or exported, use torch's own.
+    The kernel sums the gradient for float32 and float64 and an int64 index on the CPU where the scan's runs (see
+    `engine_for`); everything else, and programs that are compiled or exported, use torch's own.
     """
-    if not (torch.is_grad_enabled() and table.requires_grad and takes(table)):
+    if not (torch.is_grad_enabled() and table.requires_grad and index.dtype == torch.int64 and takes(table)):
         return F.embedding(index, table)
     found: Tensor = _Lookup.apply(table, index)
     return found
@@ -43,13 +41,6 @@ class _Lookup(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative may follow
             return torch.ops.aten.embedding_dense_backward(to_places, index, ctx.rows, -1, False), None
-        to_places, index = to_places.contiguous(), index.contiguous()
-        width = to_places.shape[-1]
-        to_table = to_places.new_empty(ctx.rows, width)
-        getattr(build.library(), f"lookup_backward_{SUFFIX[to_places.dtype]}")(
-            *(pointer(to_places), pointer(index)),
-            *(ctypes.c_int64(size) for size in (index.numel(), ctx.rows, width)),
-            ctypes.c_int(torch.get_num_threads()),
-            pointer(to_table),
-        )
+        to_table = to_places.new_empty(ctx.rows, to_places.shape[-1])
+        call("lookup_backward", (to_places, index), (index.numel(), *to_table.shape), (to_table,))
         return to_table, None

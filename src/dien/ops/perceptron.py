@@ -6,7 +6,6 @@ because parts of it are shared. Layer by layer most of the time goes into sendin
 Axes: N steps, A and M units of the two hidden layers.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dien.errors import DienError
-from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer, takes
+from dien.ops.cpu import call, takes
 
 
 def perceptron(x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor) -> Tensor:
@@ -43,7 +41,8 @@ class _Perceptron(torch.autograd.Function):
         first, second = x_NA.new_empty(steps, inputs), x_NA.new_empty(steps, units)
         score_N1 = x_NA.new_empty(len(x_NA), 1)
         kept = (first, second) if save else (None, None)
-        _call("perceptron", (x_NA, weight_MA, bias_M, weight_1M, bias_1), (*kept, score_N1), x_NA, weight_MA)
+        sizes, parameters = (*x_NA.shape, units), (weight_MA, bias_M, weight_1M, bias_1)
+        call("perceptron", (x_NA, *parameters), sizes, (*kept, score_N1))
         return score_N1, first, second
 
     @staticmethod
@@ -71,7 +70,8 @@ class _Gradients(torch.autograd.Function):
         to_x, to_bias = first_NA.new_empty(first_NA.shape), weight_MA.new_empty(len(weight_MA))
         to_weight, to_output = weight_MA.new_empty(weight_MA.shape), weight_1M.new_empty(weight_1M.shape)
         inputs = (to_score_N1, first_NA, second_NM, weight_MA, weight_1M)
-        _call("perceptron_backward", inputs, (to_x, to_weight, to_bias, to_output), first_NA, weight_MA)
+        sizes = (*first_NA.shape, len(weight_MA))
+        call("perceptron_backward", inputs, sizes, (to_x, to_weight, to_bias, to_output))
         return to_x, to_weight, to_bias, to_output, to_score_N1.sum(0)
 
     @staticmethod
@@ -81,15 +81,3 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise DienError("The perceptron is differentiable once: set DIEN_SCAN=reference for second derivatives.")
-
-
-def _call(
-    name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor | None, ...], x_NA: Tensor, weight_MA: Tensor
-) -> None:
-    contiguous = [tensor.contiguous() for tensor in inputs]
-    getattr(build.library(), f"{name}_{SUFFIX[x_NA.dtype]}")(
-        *map(pointer, contiguous),
-        *(ctypes.c_int64(size) for size in (*x_NA.shape, len(weight_MA))),
-        ctypes.c_int(torch.get_num_threads()),
-        *map(pointer, outputs),
-    )

@@ -5,14 +5,10 @@ The compiled twins of what `dien.model.candidates` does in plain torch, which ru
 Axes: C candidates, T steps of the history, H hidden, A and M units of the attention's two hidden layers.
 """
 
-import ctypes
-
 import torch
 from torch import Tensor
 
-from dien.ops import build
-from dien.ops.cpu import SUFFIX, pointer, takes
-from dien.ops.layout import COEFFICIENTS
+from dien.ops.cpu import call, takes
 
 
 def suits(*tensors: Tensor) -> bool:
@@ -42,7 +38,7 @@ def attention_scores(
     """
     score_CT = query_CH.new_empty(len(query_CH), len(facts_TH))
     inputs = (query_CH, row_CA, facts_TH, keys_TA, product_AH, *second, *output)
-    _call("attention", inputs, (), (*score_CT.shape, query_CH.shape[1], *reversed(second[0].shape)), score_CT)
+    call("attention", inputs, (*score_CT.shape, query_CH.shape[1], *reversed(second[0].shape)), (score_CT,))
     return score_CT
 
 
@@ -67,19 +63,5 @@ def evolve(
     """
     final_CH = projected_T3H.new_empty(len(attention_CT), weight_hh.shape[1])
     inputs = (projected_T3H, attention_CT, input_bias, weight_hh, bias_hh)
-    coefficients = (ctypes.c_double * 3)(*COEFFICIENTS[rule])
-    _call("evolve", inputs, (coefficients,), (*attention_CT.shape, weight_hh.shape[1]), final_CH)
+    call("evolve", inputs, (*attention_CT.shape, weight_hh.shape[1]), (final_CH,), rule=rule)
     return final_CH
-
-
-def _call(
-    name: str, inputs: tuple[Tensor | None, ...], numbers: tuple[object, ...], sizes: tuple[int, ...], output: Tensor
-) -> None:
-    contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
-    getattr(build.library(), f"{name}_{SUFFIX[output.dtype]}")(
-        *map(pointer, contiguous),
-        *numbers,
-        *map(ctypes.c_int64, sizes),
-        ctypes.c_int(torch.get_num_threads()),
-        pointer(output),
-    )

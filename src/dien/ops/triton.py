@@ -5,6 +5,7 @@ Sums, gates and the carried state are float32 whatever the input. Products of fl
 product after the walk, without atomics, so gradients are deterministic.
 """
 
+import functools
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from dien.ops import triton_kernels
 from dien.ops.layout import COEFFICIENTS, empty_gradients, empty_results
 
 ROWS = 16  # rows of a program: the fewest that a tensor core multiplies
-HELD_BYTES = 96 << 10  # of weights: with what the compiler adds they fit in the 163 KiB a program has on sm_80
+HELD_BYTES = 96 << 10  # of weights: larger ones are streamed even where a program has room for them
 # A loop over time has nothing to overlap but its own steps, which depend on each other: no software pipeline.
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
@@ -31,11 +32,33 @@ class Plan(NamedTuple):
     warps: int
 
 
-def plan(hidden: int, dtype: torch.dtype) -> Plan:
-    """Held up to H = 64 in float32 and H = 128 in half precision; larger weights are streamed from the L2 cache."""
+def plan(hidden: int, dtype: torch.dtype, precision: str, shared: int) -> Plan:
+    """How to lay out a hidden size on a chip that gives a program `shared` bytes; what is not held is streamed.
+
+    Held up to H = 64 in float32 and H = 128 in half precision, as far as they fit. Float32 at "tf32x3" takes twice the
+    room: 104 KiB at H = 64, which sm_80 (163 KiB) and sm_90 (227 KiB) have, sm_86, sm_89 and sm_120 (99 KiB) have not.
+    """
     padded = max(16, triton.next_power_of_2(hidden))
-    held = 3 * padded * padded * dtype.itemsize <= HELD_BYTES
+    weights, state = 3 * padded * padded * dtype.itemsize, 4 * ROWS * padded
+    copies = 2 if dtype == torch.float32 and precision == "tf32x3" else 1  # the high and the low bits of each number
+    held = weights <= HELD_BYTES and copies * (weights + state) <= shared
     return Plan(padded=padded, tile=padded if held else 64, held=held, warps=4 if padded <= 64 else 8)
+
+
+@functools.cache
+def shared_bytes(device: torch.device) -> int:
+    """What a program may have of the shared memory of a multiprocessor; without a GPU, in the interpreter, sm_80's."""
+    if device.type != "cuda":
+        return 163 << 10
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 64 << 10)  # which torch for AMD lacks
+
+
+def _precision() -> str:
+    """Of products of float32. `allow_tf32` raises once the user chose by `fp32_precision`, which torch 2.8 lacks."""
+    matmul = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    return "tf32" if precision == "tf32" or (precision is None and matmul.allow_tf32) else "tf32x3"
 
 
 def _interpreted() -> bool:
@@ -129,7 +152,8 @@ def _launch(
     batch, hidden = len(offsets) - 1, states.shape[1]
     if batch == 0:
         return
-    layout = plan(hidden, states.dtype)
+    precision = _precision()
+    layout = plan(hidden, states.dtype, precision, shared_bytes(states.device))
     programs = triton.cdiv(batch, ROWS)
     order = offsets.diff().argsort(descending=True, stable=True)
     scratch = states.new_empty(0 if layout.held else programs * 2 * ROWS * layout.padded, dtype=torch.float32)
@@ -151,7 +175,7 @@ def _launch(
             P=p,
             Q=q,
             S=s,
-            PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+            PRECISION=precision,
             DTYPE=_product_dtype(states.dtype),
             num_warps=layout.warps,
             **constants,

@@ -13,8 +13,8 @@ EVOLUTIONS = ["gru", "aigru", "agru", "augru", "augru_code"]
 @pytest.fixture
 def called(monkeypatch):
     """Names of the kernels that were called."""
-    names, call = [], ranking._call
-    monkeypatch.setattr(ranking, "_call", lambda name, *rest: (names.append(name), call(name, *rest)))
+    names, call = [], ranking.call
+    monkeypatch.setattr(ranking, "call", lambda name, *rest, **rule: (names.append(name), call(name, *rest, **rule)))
     return names
 
 

@@ -41,6 +41,14 @@ def test_strided_index_and_gradient() -> None:
     assert torch.equal(gradient(ours, table), gradient(theirs, table))
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_an_index_of_either_width(dtype: torch.dtype) -> None:
+    table, index = torch.randn(20, 3, requires_grad=True), torch.tensor([3, 0, 19, 3], dtype=dtype)
+    ours, theirs = lookup(table, index), F.embedding(index, table)
+    assert used_kernel(ours) == (dtype == torch.int64)
+    assert torch.equal(gradient(ours, table), gradient(theirs, table))
+
+
 def test_differentiable_twice() -> None:
     table = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([0, 4, 4])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dien.errors import DienError
-from dien.ops import perceptron
+from dien.ops import cpu, perceptron
 
 
 def by_torch(x: Tensor, weight: Tensor, bias: Tensor, output: Tensor, output_bias: Tensor) -> Tensor:
@@ -76,6 +76,13 @@ def test_refuses_second_derivatives() -> None:
     (gradient,) = torch.autograd.grad(perceptron(*leaves).sum(), leaves[0], create_graph=True)
     with pytest.raises(DienError, match="DIEN_SCAN=reference"):
         gradient.sum().backward()
+
+
+def test_a_kernel_without_memory_says_so() -> None:
+    """Of 2^48 weights, which no machine has; a null pointer would end the process."""
+    units = 1 << 24
+    with pytest.raises(MemoryError, match=f"perceptron .*{units}"):
+        cpu.call("perceptron", (None,) * 5, (0, units, units), (None, None, torch.empty(0)))
 
 
 def test_when_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dien.errors import ConfigError, DienError
-from dien.ops import RULES, build, engine_for, engines, gated_scan, last_state, reference
+from dien.ops import RULES, build, engine_for, engines, gated_scan, last_state, library, reference
 
 
 @pytest.fixture
@@ -109,6 +109,64 @@ def test_wrong_inputs_are_named(engine: str, change: dict, message: str, monkeyp
         gated_scan(**(inputs | change))
 
 
+INPUTS = {
+    "projected_N3H": torch.randn(4, 12),
+    "attention_N": torch.rand(4),
+    "offsets": torch.tensor([0, 1, 4]),
+    "weight_hh": torch.randn(12, 4),
+    "bias_hh": torch.randn(12),
+    "initial_BH": torch.randn(2, 4),
+    "rule": "augru",
+}
+GRADIENTS = {
+    "grad_states_NH": torch.randn(4, 4),
+    **{name: INPUTS[name] for name in ("attention_N", "offsets", "weight_hh", "initial_BH")},
+    "states_NH": torch.randn(4, 4),
+    "saved_N4H": torch.rand(4, 16),
+    "rule": "augru",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_N": torch.rand(2)}, "attention_N must be .*\\[4\\]"),
+        ({"attention_N": torch.rand(4, dtype=torch.float64)}, "one dtype.*float32, torch.float64"),
+        ({"weight_hh": torch.randn(12, 4).bfloat16()}, "one dtype.*bfloat16, torch.float32"),
+        ({"offsets": torch.tensor([0, 1, 4], dtype=torch.int32)}, "offsets must be int64"),
+        ({"initial_BH": torch.randn(1, 4)}, "initial_BH must be .*\\[2, 4\\]"),
+        ({"rule": "gru"}, "takes no attention_N"),
+        ({"rule": "lstm"}, "gru, agru, augru, augru_code"),
+    ],
+)
+@pytest.mark.parametrize("name", ["gated_scan", "gated_scan_backward"])
+def test_the_operators_check_what_they_read(name: str, change: dict, message: str) -> None:
+    """Called directly, as by a program that was exported or compiled."""
+    inputs = INPUTS | {"save": False} if name == "gated_scan" else GRADIENTS
+    with pytest.raises((ConfigError, ValueError), match=message):
+        getattr(torch.ops.dien, name)(**(inputs | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grad_states_NH": torch.randn(3, 4)}, "grad_states_NH must be .*\\[4, 4\\]"),
+        ({"saved_N4H": torch.randn(0, 16)}, "saved_N4H must be .*\\[4, 16\\]"),
+    ],
+)
+def test_the_backward_operator_checks_what_was_saved(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        torch.ops.dien.gated_scan_backward(**(GRADIENTS | change))
+
+
+def test_a_compiled_scan_checks_its_inputs() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(Layer(), fullgraph=True, backend="aot_eager")
+    x, _, lengths = example(3, 1)
+    with pytest.raises(ValueError, match=r"attention_N must be .*\[4\], got torch.float32 \[2\]"):
+        compiled(x, torch.rand(2), lengths)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_operator_is_well_formed(rule: str, make_problem) -> None:
     problem = make_problem([2, 0, 3], 4, rule)
@@ -136,6 +194,31 @@ def test_gates_are_kept_only_for_a_backward(make_problem, monkeypatch) -> None:
     problem.projected.requires_grad_(False)
     assert problem.states(gated_scan).requires_grad  # the weights still do
     assert kept == [True, False, False, True]
+
+
+class Drop(torch.autograd.Function):
+    """The identity, whose backward knows no gradient."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> None:
+        return None
+
+
+def test_no_gradient_is_made_up(make_problem, monkeypatch) -> None:
+    """Neither for the saved gates, which would be zeros [N, 4H], nor for states that nobody asks about."""
+    gradients, backward = [], library._backward
+    monkeypatch.setattr(library, "_backward", lambda *a, **k: (gradients.append(a[1:]), backward(*a, **k))[1])
+    problem = make_problem([3, 2], 4, "augru")
+    states = problem.states(gated_scan)
+    (states * 2).sum().backward(retain_graph=True)
+    assert gradients.pop()[1] is None
+    found = torch.autograd.grad(Drop.apply(states).sum(), problem.leaves, allow_unused=True)
+    assert gradients == [(None, None)]
+    assert found == (None,) * len(problem.leaves)
 
 
 class Layer(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dien.ops import RULES, engine_for, gated_scan, reference
+from dien.ops import RULES, engine_for, engines, gated_scan, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() and not INTERPRETED else [])]
@@ -41,6 +41,29 @@ def test_other_dtypes(rule: str, dtype: torch.dtype, make_problem, assert_close)
     if INTERPRETED and dtype == torch.float64:
         pytest.skip("the Triton kernels compute in float32")
     problem = make_problem(LENGTHS[2:], 36, rule, dtype=dtype)
+    assert_close(problem.states_and_gradients(gated_scan), problem.states_and_gradients(reference.gated_scan))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_half_projection_beside_float32_weights(dtype: torch.dtype, device: str, make_problem, assert_close) -> None:
+    """What autocast calls the scan with; each gradient has the dtype of its input."""
+    problem = make_problem(LENGTHS[2:], 36, "augru", initial=False, device=device)
+    problem.projected = problem.projected.detach().to(dtype).requires_grad_()
+    ours = problem.states_and_gradients(gated_scan)
+    assert [x.dtype for x in ours] == [dtype, dtype, torch.float32, torch.float32, torch.float32]
+    tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    assert_close(ours, problem.states_and_gradients(reference.gated_scan), tolerance)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="layouts of the Triton kernels")
+@pytest.mark.parametrize(("hidden", "shared_kib", "tiles"), [(36, 99, 1), (256, 163, 4)])
+def test_streamed_layouts(hidden: int, shared_kib: int, tiles: int, make_problem, assert_close, monkeypatch) -> None:
+    """The default network on a GPU with little shared memory, and a large one anywhere."""
+    triton = engines.kernel("triton")
+    monkeypatch.setattr(triton, "shared_bytes", lambda device: shared_kib << 10)
+    layout = triton.plan(hidden, torch.float32, "tf32x3", shared_kib << 10)
+    assert (layout.held, layout.padded // layout.tile) == (False, tiles)
+    problem = make_problem([2, 0, 1], hidden, "augru")
     assert_close(problem.states_and_gradients(gated_scan), problem.states_and_gradients(reference.gated_scan))
 
 

@@ -29,10 +29,10 @@ void lookup_backward(const T* to_places, const int64_t* index, int64_t N, int64_
 
 }  // namespace dien
 
-#define DIEN_EXPORT(T, NAME)                                                                                   \
-  extern "C" void lookup_backward_##NAME(const T* to_places, const int64_t* index, int64_t N, int64_t R,       \
-                                         int64_t E, int threads, T* to_table) {                                \
-    dien::lookup_backward<T>(to_places, index, N, R, E, threads, to_table);                                    \
+#define DIEN_EXPORT(T, NAME)                                                                                 \
+  extern "C" int lookup_backward_##NAME(const T* to_places, const int64_t* index, int64_t N, int64_t R,      \
+                                        int64_t E, int threads, T* to_table) {                               \
+    return dien::status_of([&] { dien::lookup_backward<T>(to_places, index, N, R, E, threads, to_table); }); \
   }
 
 DIEN_EXPORT(float, f32)

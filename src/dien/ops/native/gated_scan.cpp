@@ -296,28 +296,31 @@ void backward(const Arguments<T>& s, const Gradients<T>& g, int64_t batch, int t
 
 using namespace dien;
 
-// Both return 0, or 1 where the offsets do not describe N steps. `rule` holds the three numbers of `Rule`.
-#define DIEN_EXPORT(T, NAME)                                                                                \
-  extern "C" int forward_##NAME(const T* projected, const T* attention, const int64_t* offsets,             \
-                                const T* weight, const T* bias, const T* initial, const double* rule,       \
-                                int64_t batch, int64_t steps, int64_t hidden, int threads, T* states,       \
-                                T* saved) {                                                                 \
-    if (!valid(offsets, batch, steps)) return 1;                                                            \
-    const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                             \
-    forward<T>({attention, offsets, weight, initial, hidden, write, states, saved}, projected, bias, batch, \
-               threads);                                                                                    \
-    return 0;                                                                                               \
-  }                                                                                                         \
-  extern "C" int backward_##NAME(                                                                           \
-      const T* grad_states, const T* attention, const int64_t* offsets, const T* weight, const T* initial,  \
-      T* states, T* saved, const double* rule, int64_t batch, int64_t steps, int64_t hidden, int threads,   \
-      T* grad_projected, T* grad_attention, T* grad_weight, T* grad_bias, T* grad_initial) {                \
-    if (!valid(offsets, batch, steps)) return 1;                                                            \
-    const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                             \
-    backward<T>({attention, offsets, weight, initial, hidden, write, states, saved},                        \
-                {grad_states, grad_projected, grad_attention, grad_weight, grad_bias, grad_initial}, batch, \
-                threads);                                                                                   \
-    return 0;                                                                                               \
+// Both return what `status_of` does, or 1 where the offsets do not describe N steps. `rule` holds the three
+// numbers of `Rule`.
+#define DIEN_EXPORT(T, NAME)                                                                                  \
+  extern "C" int forward_##NAME(const T* projected, const T* attention, const int64_t* offsets,               \
+                                const T* weight, const T* bias, const T* initial, const double* rule,         \
+                                int64_t batch, int64_t steps, int64_t hidden, int threads, T* states,         \
+                                T* saved) {                                                                   \
+    if (!valid(offsets, batch, steps)) return 1;                                                              \
+    const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                               \
+    return status_of([&] {                                                                                    \
+      forward<T>({attention, offsets, weight, initial, hidden, write, states, saved}, projected, bias, batch, \
+                 threads);                                                                                    \
+    });                                                                                                       \
+  }                                                                                                           \
+  extern "C" int backward_##NAME(                                                                             \
+      const T* grad_states, const T* attention, const int64_t* offsets, const T* weight, const T* initial,    \
+      T* states, T* saved, const double* rule, int64_t batch, int64_t steps, int64_t hidden, int threads,     \
+      T* grad_projected, T* grad_attention, T* grad_weight, T* grad_bias, T* grad_initial) {                  \
+    if (!valid(offsets, batch, steps)) return 1;                                                              \
+    const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                               \
+    return status_of([&] {                                                                                    \
+      backward<T>({attention, offsets, weight, initial, hidden, write, states, saved},                        \
+                  {grad_states, grad_projected, grad_attention, grad_weight, grad_bias, grad_initial}, batch, \
+                  threads);                                                                                   \
+    });                                                                                                       \
   }
 
 DIEN_EXPORT(float, f32)

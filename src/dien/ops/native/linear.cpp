@@ -81,14 +81,16 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
 
 }  // namespace dien
 
-#define DIEN_EXPORT(T, NAME)                                                                                 \
-  extern "C" void linear_##NAME(const T* x, const T* weight, const T* bias, int64_t N, int64_t K, int64_t M, \
-                                int threads, T* y) {                                                         \
-    dien::linear<T>(x, weight, bias, N, K, M, threads, y);                                                   \
-  }                                                                                                          \
-  extern "C" void linear_backward_##NAME(const T* to_y, const T* x, const T* weight, int64_t N, int64_t K,   \
-                                         int64_t M, int threads, T* to_x, T* to_weight, T* to_bias) {        \
-    dien::linear_backward<T>(to_y, x, weight, N, K, M, threads, to_x, to_weight, to_bias);                   \
+#define DIEN_EXPORT(T, NAME)                                                                                \
+  extern "C" int linear_##NAME(const T* x, const T* weight, const T* bias, int64_t N, int64_t K, int64_t M, \
+                               int threads, T* y) {                                                         \
+    return dien::status_of([&] { dien::linear<T>(x, weight, bias, N, K, M, threads, y); });                 \
+  }                                                                                                         \
+  extern "C" int linear_backward_##NAME(const T* to_y, const T* x, const T* weight, int64_t N, int64_t K,   \
+                                        int64_t M, int threads, T* to_x, T* to_weight, T* to_bias) {        \
+    return dien::status_of([&] {                                                                            \
+      dien::linear_backward<T>(to_y, x, weight, N, K, M, threads, to_x, to_weight, to_bias);                \
+    });                                                                                                     \
   }
 
 DIEN_EXPORT(float, f32)

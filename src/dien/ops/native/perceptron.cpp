@@ -113,17 +113,21 @@ void perceptron_backward(const T* to_y, const T* first, const T* second, const T
 
 }  // namespace dien
 
-#define DIEN_EXPORT(T, NAME)                                                                                    \
-  extern "C" void perceptron_##NAME(const T* x, const T* weight, const T* bias, const T* output,                \
-                                    const T* output_bias, int64_t N, int64_t A, int64_t M, int threads,         \
-                                    T* first, T* second, T* y) {                                                \
-    dien::perceptron<T>(x, weight, bias, output, output_bias, N, A, M, threads, first, second, y);              \
-  }                                                                                                             \
-  extern "C" void perceptron_backward_##NAME(const T* to_y, const T* first, const T* second, const T* weight,   \
-                                             const T* output, int64_t N, int64_t A, int64_t M, int threads,     \
-                                             T* to_x, T* to_weight, T* to_bias, T* to_output) {                 \
-    dien::perceptron_backward<T>(to_y, first, second, weight, output, N, A, M, threads, to_x, to_weight,        \
-                                 to_bias, to_output);                                                           \
+#define DIEN_EXPORT(T, NAME)                                                                                        \
+  extern "C" int perceptron_##NAME(const T* x, const T* weight, const T* bias, const T* output,                     \
+                                   const T* output_bias, int64_t N, int64_t A, int64_t M, int threads,              \
+                                   T* first, T* second, T* y) {                                                     \
+    return dien::status_of([&] {                                                                                    \
+      dien::perceptron<T>(x, weight, bias, output, output_bias, N, A, M, threads, first, second, y);                \
+    });                                                                                                             \
+  }                                                                                                                 \
+  extern "C" int perceptron_backward_##NAME(const T* to_y, const T* first, const T* second, const T* weight,        \
+                                            const T* output, int64_t N, int64_t A, int64_t M, int threads,          \
+                                            T* to_x, T* to_weight, T* to_bias, T* to_output) {                      \
+    return dien::status_of([&] {                                                                                    \
+      dien::perceptron_backward<T>(to_y, first, second, weight, output, N, A, M, threads, to_x, to_weight, to_bias, \
+                                   to_output);                                                                      \
+    });                                                                                                             \
   }
 
 DIEN_EXPORT(float, f32)

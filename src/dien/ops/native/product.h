@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -33,10 +34,27 @@ struct Free {
 template <class T>
 using Buffer = std::unique_ptr<T[], Free<T>>;
 
+// Where this leaves an OpenMP region, it ends the process with the text; elsewhere `status_of` hands it to Python.
+struct OutOfMemory : std::bad_alloc {
+  const char* what() const noexcept override { return "the kernels of dien found no memory to work in"; }
+};
+
+// What an exported function returns: 0, or 2 where there was no memory (`cpu.py` knows these numbers).
+template <class F>
+int status_of(const F& run) {
+  try {
+    run();
+  } catch (const std::bad_alloc&) {
+    return 2;
+  }
+  return 0;
+}
+
 template <class T>
 Buffer<T> zeros(int64_t count) {
   const size_t bytes = (count * sizeof(T) + 63) / 64 * 64 + 64;
   T* memory = static_cast<T*>(std::aligned_alloc(64, bytes));
+  if (!memory) throw OutOfMemory();
   std::memset(memory, 0, bytes);
   return Buffer<T>(memory);
 }

@@ -164,22 +164,26 @@ void evolve(const Evolution<T>& e, int max_threads) {
 using namespace dien;
 
 // `rule` holds the three numbers of `Rule`; `output_bias` is one number.
-#define DIEN_EXPORT(T, NAME)                                                                                \
-  extern "C" void attention_##NAME(const T* query, const T* row, const T* states, const T* keys,            \
-                                   const T* product, const T* second, const T* second_bias,                 \
-                                   const T* output, const T* output_bias, int64_t candidates,               \
-                                   int64_t steps, int64_t hidden, int64_t first_units,                      \
-                                   int64_t second_units, int threads, T* scores) {                          \
-    attention<T>({query, row, states, keys, product, second, second_bias, output, *output_bias, candidates, \
-                  steps, hidden, first_units, second_units, scores},                                        \
-                 threads);                                                                                  \
-  }                                                                                                         \
-  extern "C" void evolve_##NAME(const T* projected, const T* attention, const T* input_bias,                \
-                                const T* weight, const T* bias, const double* rule, int64_t candidates,     \
-                                int64_t steps, int64_t hidden, int threads, T* final) {                     \
-    evolve<T>({projected, attention, input_bias, weight, bias, {T(rule[0]), T(rule[1]), T(rule[2])},        \
-               candidates, steps, hidden, final},                                                           \
-              threads);                                                                                     \
+#define DIEN_EXPORT(T, NAME)                                                                                       \
+  extern "C" int attention_##NAME(const T* query, const T* row, const T* states, const T* keys,                    \
+                                  const T* product, const T* second, const T* second_bias,                         \
+                                  const T* output, const T* output_bias, int64_t candidates,                       \
+                                  int64_t steps, int64_t hidden, int64_t first_units,                              \
+                                  int64_t second_units, int threads, T* scores) {                                  \
+    return status_of([&] {                                                                                         \
+      attention<T>({query, row, states, keys, product, second, second_bias, output, *output_bias, candidates,      \
+                    steps, hidden, first_units, second_units, scores},                                             \
+                   threads);                                                                                       \
+    });                                                                                                            \
+  }                                                                                                                \
+  extern "C" int evolve_##NAME(const T* projected, const T* attention, const T* input_bias,                        \
+                               const T* weight, const T* bias, const double* rule, int64_t candidates,             \
+                               int64_t steps, int64_t hidden, int threads, T* final) {                             \
+    return status_of([&] {                                                                                         \
+      evolve<T>({projected, attention, input_bias, weight, bias, {T(rule[0]), T(rule[1]), T(rule[2])}, candidates, \
+                 steps, hidden, final},                                                                            \
+                threads);                                                                                          \
+    });                                                                                                            \
   }
 
 DIEN_EXPORT(float, f32)
