@@ -5,9 +5,9 @@ import json
 import os
 import signal
 import socket
-import zipfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,16 @@ def own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@cache
+def a_checkpoint() -> bytes:
+    """The content of a checkpoint file as `dien-train` writes it."""
+    from dien.checkpoint import write_checkpoint  # it takes Lightning, which few tests need
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint({"state_dict": {"weight": torch.zeros(200)}, "epoch": 2}, path := Path(folder, "best.ckpt"))
+        return path.read_bytes()
+
+
 def write_run(
     folder: Path,
     *,
@@ -163,7 +173,7 @@ def write_run(
     environment: Mapping[str, Any] | None = None,
     status: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A run folder as `dien-train` leaves it, with invented numbers; `auc=None` leaves it unfinished."""
+    """A run folder as `dien-train` leaves it, with invented numbers; `auc=None`: unfinished, without a status."""
     (folder / "checkpoints").mkdir(parents=True)
     target = {"base": "baselines.Base", "din": "baselines.DIN"}.get(model, "dien.DIEN")
     tree: dict[str, Any] = {
@@ -205,8 +215,9 @@ def write_run(
         rows = [",".join(cell for place, cell in enumerate(row.split(",")) if place != 3) for row in rows]
     (folder / "metrics.csv").write_text("\r\n".join(rows) + "\r\n")
     for name in ("best", "last"):
-        with zipfile.ZipFile(folder / "checkpoints" / f"{name}.ckpt", "w") as archive:
-            archive.writestr("weights", b"\0" * 1000)
+        (folder / "checkpoints" / f"{name}.ckpt").write_bytes(a_checkpoint())
+    if status is None and auc is not None:
+        status = {"status": "finished", "error": None}
     if status is not None:
         (folder / "status.json").write_text(json.dumps(status))
     return folder

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dien import runs
@@ -102,14 +102,15 @@ class Board:
         (self.bar.console if self.bar is not None else self.console).print(line, markup=False)
 
     def line(self, state: State) -> str:
-        """`table4: 3 of 50 done, 1 running, 0 failed, best val/auc 0.6839 (model/evolution=gru seed=0), 12 min left`"""
+        """`table4: 3 of 50 done, 1 running, 0 failed, best val/auc 0.6839 (...), about 12 min left at 16 s a job`"""
         text = f"{self.name}: {state.done} of {len(self.jobs)} done, {state.running} running, {state.failed} failed"
         if state.best is not None:
             text += f", best {self.jobs[0].objective} {state.best[0]:.4f} ({state.best[1]})"
         over = state.done - self.before + state.failed
         left = len(self.jobs) - state.done - state.failed
         if over > 0 and left:
-            text += f", about {duration((time.monotonic() - self._start) / over * left)} left"
+            seconds = (time.monotonic() - self._start) / over
+            text += f", about {duration(seconds * left)} left at {duration(seconds)} a job"
         return text
 
     def _watch(self) -> None:
@@ -126,7 +127,7 @@ class Board:
 
     def _bar(self) -> Progress:
         columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=20), MofNCompleteColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        bar = Progress(*columns, console=self.console)  # the text has the remaining time, of all jobs together
         bar.add_task("", total=len(self.jobs), text=self.name)
         return bar
 

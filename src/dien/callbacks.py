@@ -26,6 +26,8 @@ from dien.runs import write_text
 
 log = logging.getLogger(__name__)
 
+SAY_EVERY = 60.0
+"""Seconds between two lines of a training where there is no terminal."""
 OBJECTIVES = {"val/auc": "max", "val/gauc": "max", "val/logloss": "min"}
 
 
@@ -120,34 +122,61 @@ class Throughput(callbacks.Callback):
 
 
 class Progress(callbacks.RichProgressBar):
-    """A progress bar on a terminal; in a log file one plain line an epoch."""
+    """A bar with rate and remaining time on a terminal; in a log file plain lines, one an epoch and one a minute."""
 
     def __init__(self) -> None:
         super().__init__(
             leave=False, theme=RichProgressBarTheme(metrics_format=".4f"), console_kwargs={"file": sys.stderr}
         )
         self.on_terminal = sys.stderr.isatty()
-        self._start, self._first_step = 0.0, 0
+        self._start, self._said, self._first_step = 0.0, 0.0, 0
+        self._epoch = Throughput()
         if not self.on_terminal:
             self.disable()
 
     @override
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
-            return
-        metrics = {name: f"{trainer.callback_metrics[name]:.4f}" for name in OBJECTIVES}
-        log.info(
-            "epoch %d: %s%s",
-            trainer.current_epoch,
-            ", ".join(f"{k} {v}" for k, v in metrics.items()),
-            self._time_left(trainer),
-        )
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # the id of the W&B run
+        return metrics
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._start, self._first_step = time.monotonic(), trainer.global_step
+        self._start = self._said = time.monotonic()
+        self._first_step = trainer.global_step
+        self._epoch.on_train_start(trainer, pl_module)
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self._epoch = Throughput()
+        self._epoch.on_train_epoch_start(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._epoch.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.on_terminal or time.monotonic() - self._said < SAY_EVERY:
+            return
+        batches = trainer.num_training_batches
+        self._say(trainer, f"batch {batch_idx + 1:,}" + (f" of {batches:,}" if batches < math.inf else ""))
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn != "fit":
+            return
+        self._epoch.on_validation_end(trainer, pl_module)
+        self._say(trainer, ", ".join(f"{name} {trainer.callback_metrics[name]:.4f}" for name in OBJECTIVES))
+
+    def _say(self, trainer: pl.Trainer, what: str) -> None:
+        self._said = time.monotonic()
+        if trainer.is_global_zero:
+            rate = f"{self._epoch.samples_per_second:,.0f} samples/s"
+            log.info("epoch %d: %s, %s%s", trainer.current_epoch, what, rate, self._time_left(trainer))
 
     def _time_left(self, trainer: pl.Trainer) -> str:
         """At the pace so far, validation included; nothing if it ends now, or nobody knows when."""

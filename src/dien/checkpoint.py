@@ -20,16 +20,12 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from dien import seal
 from dien.errors import DienError
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-
-_MARK = b"sha256:"
-_COMMENT = len(_MARK) + 64
-_END = 22
-"""Bytes of the record that ends an archive without a comment."""
 
 
 class DamagedError(DienError):
@@ -57,7 +53,7 @@ def write_checkpoint(state: dict[str, Any], path: Path, *, keep: Path | None = N
             file.flush()
             # The archive ends with the length of its comment in two bytes, which are zero so far.
             file.seek(-2, os.SEEK_END)
-            file.write(_COMMENT.to_bytes(2, "little") + _MARK + hashing.digest.hexdigest().encode())
+            file.write(seal.comment(hashing.digest.hexdigest()))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -97,17 +93,16 @@ def verify(path: Path) -> None:
 
     A checkpoint of `torch.save` alone ends with its archive and has no checksum to compare.
     """
-    digest, held, tail = hashlib.sha256(), b"", 2 + _COMMENT
+    digest, held, tail = hashlib.sha256(), b"", 2 + seal.COMMENT
     end = b""
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             held += block
-            end = held[-_END:]
+            end = held[-seal.END :]
             digest.update(held[:-tail])
             held = held[-tail:]
     digest.update(b"\0\0")
-    checked = held == _COMMENT.to_bytes(2, "little") + _MARK + digest.hexdigest().encode()
-    if not checked and not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
+    if held != seal.comment(digest.hexdigest()) and not seal.is_bare_end(end):
         raise DamagedError(f"{path} is not a whole checkpoint: it is damaged, or was cut while written.")
 
 

@@ -15,15 +15,22 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dien import cluster, distributed, locks
 from dien.errors import DienError
-from dien.runs import LOCK, run_folder_of, unfinished_runs
+from dien.runs import LOCK, is_finished, run_folder_of, unfinished_runs
 
 _OPTION_ERRORS = (TypeError, ValueError, ImportError, MisconfigurationException)
 """What constructors outside of this project raise for an option that they do not take."""
+
+_EXAMPLES = {
+    "data.source.category": "Books",
+    "data.source.events": "clicks.parquet",
+    "data.source.path": "FOLDER",
+}
+"""Of what the user has to give, as in the comments of `conf/`."""
 
 _here = Path(__file__).resolve().parent
 # A wheel carries the folder inside the package; a checkout has it at the top level.
@@ -85,7 +92,7 @@ def _unfinished(parent: Path, name: str) -> Path | None:
         if _get_rank():
             return run
         if locks.take(run / LOCK):
-            if not (run / "metrics.json").exists():
+            if not is_finished(run):
                 return run
             locks.release(run / LOCK)  # its owner has finished it meanwhile
     return None
@@ -122,6 +129,13 @@ def launched() -> datetime:
     return datetime.now()
 
 
+def _data_name(group: str, *, _root_: DictConfig) -> str:
+    """The data's name; the name of the group if that of the data is made of a swept value, and not there yet."""
+    with suppress(OmegaConfBaseException):
+        return str(_root_.data.name)
+    return group
+
+
 def _sweep_dir(sweep: str | None, data: str, parent: str, now: str) -> str:
     """A named sweep is found again by the same command; any other gets a new folder."""
     return f"{parent}/{now if sweep is None else f'{sweep}_{data}'}"
@@ -134,7 +148,9 @@ def register() -> None:
     store.store("prepare_schema", PrepareConfig)
     OmegaConf.register_new_resolver("run_group", lambda experiment: experiment or "default", replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("data_name", _data_name, replace=True)
+    # Cached: the jobs of a sweep over data lie where the sweep does, whatever data each of them has.
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("slurm_tasks", cluster.tasks_per_node, replace=True)
     OmegaConf.register_new_resolver("slurm_gpus", cluster.gpus_per_node, replace=True)
 
@@ -164,6 +180,8 @@ def sentence_of(error: BaseException) -> str | None:
         if isinstance(link, OSError) and link.filename:
             return f"{link.strerror}: {link.filename}"
     text = str(error)
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} has no value, and needs one: {missing[1]}={_EXAMPLES.get(missing[1], '...')}"
     key = re.search(r"full_key: (\S+)", text)
     for link in chain:
         if isinstance(link, TypeError) and (typo := re.search(r"unexpected keyword argument '(\w+)'", str(link))):

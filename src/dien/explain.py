@@ -31,8 +31,10 @@ from dien.tables import FIRST_ID
 
 CANDIDATES = 5
 """How many items are compared if none is named."""
-_PLAUSIBLE_SECONDS = (100_000_000, 10_000_000_000)
+PLAUSIBLE_SECONDS = (100_000_000, 10_000_000_000)
 """Timestamps in between, from 1973 to 2286, are read as seconds since 1970; others are shown as they are."""
+_NAME = 17
+"""Letters of a candidate's name in the figure."""
 
 
 class Explanation(NamedTuple):
@@ -113,9 +115,9 @@ def tables_of(explanation: Explanation, user: str) -> tuple[Table, Table]:
     """The candidates with their scores, and the history with the attention that each candidate gives it, in percent."""
     attention_CT, history_T = explanation.attention_CT, explanation.history_T
     details = item_features(explanation.prepared, explanation.candidate_C)
-    candidates = Table(title=f"user {user}: candidates", title_justify="left")
+    candidates = Table(title=f"user {escape(user)}: candidates", title_justify="left")
     for name in ("", *details.columns, "score", "in history", ""):
-        candidates.add_column(name, justify="right" if name in ("score", "in history") else "left")
+        candidates.add_column(escape(name), justify="right" if name in ("score", "in history") else "left")
     for c, item in enumerate(explanation.candidate_C):
         seen = int((history_T == item).sum())
         note = "the user's next event" if item == explanation.next_item else ""
@@ -123,9 +125,9 @@ def tables_of(explanation: Explanation, user: str) -> tuple[Table, Table]:
         candidates.add_row(f"c{c + 1}", *row, f"{explanation.score_C[c]:.4f}", str(seen), note)
 
     details = item_features(explanation.prepared, history_T)
-    history = Table(title=f"user {user}: history, oldest first, and attention in %", title_justify="left")
+    history = Table(title=f"user {escape(user)}: history, oldest first, and attention in %", title_justify="left")
     for name in ("time", *details.columns):
-        history.add_column(name)
+        history.add_column(escape(name))
     for c in range(len(explanation.candidate_C)):
         history.add_column(f"c{c + 1}", justify="right")
     for t, time in enumerate(explanation.time_T):
@@ -135,17 +137,23 @@ def tables_of(explanation: Explanation, user: str) -> tuple[Table, Table]:
 
 
 def _time(time: int) -> str:
-    low, high = _PLAUSIBLE_SECONDS
+    low, high = PLAUSIBLE_SECONDS
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" if low < time < high else str(time)
 
 
 def figure_of(explanation: Explanation) -> Figure:
-    """The attention as a heat map, items by name."""
+    """The attention as a heat map, items by name, candidates with the numbers that they have in the table.
+
+    Raises:
+        ConfigError: the history is empty.
+    """
+    if not len(explanation.history_T):
+        raise ConfigError("there is no history to draw: it is empty before the user's last event.")
+    candidates = []
     names = item_names(explanation.prepared, explanation.candidate_C)
-    notes = [", next" if item == explanation.next_item else "" for item in explanation.candidate_C]
-    candidates = [
-        f"{name} ({score:.2f}{note})" for name, score, note in zip(names, explanation.score_C, notes, strict=True)
-    ]
+    for c, (name, score) in enumerate(zip(names, explanation.score_C, strict=True)):
+        next_one = ", next" if explanation.candidate_C[c] == explanation.next_item else ""
+        candidates.append(f"c{c + 1} {figures.shortened(name, _NAME)} ({score:.2f}{next_one})")
     return figures.attention_map(
         explanation.attention_CT, item_names(explanation.prepared, explanation.history_T), candidates
     )
@@ -181,11 +189,12 @@ def main() -> None:
             history_length=loaded.data.history_length,
         )
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+        figure = figure_of(explanation) if arguments.figure else None
         for table in tables_of(explanation, arguments.user):
             console.print(table)
-        if arguments.figure:
-            figures.save(figure_of(explanation), arguments.figure)
-            console.print(f"figure: {arguments.figure}", highlight=False, soft_wrap=True)
+        if figure is not None:
+            figures.save(figure, arguments.figure)
+            console.print(f"figure: {arguments.figure}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

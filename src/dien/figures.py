@@ -1,18 +1,16 @@
 """Figures of one run and of what happens inside its network; `dien.plots` draws comparisons of runs.
 
-Sized for a column of a paper. Series differ in colour (Okabe and Ito's, told apart by the colour-blind), in marker and
-in line style; matrices are shown in cividis, which also survives grey print.
+Matrices are shown in cividis, which also survives grey print; how the rest looks is `dien.looks`.
 
 Axes: C candidate items, T history steps (oldest first), H hidden, V variants.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import matplotlib
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -21,41 +19,27 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dien import runs
-from dien.plots import COLOURS, COLUMN, MARKERS
+from dien.looks import COLOURS, COLUMN, INK, WIDE, looks, style
 
-WIDE = 7.0
-"""Width in inches of both columns of a page; `COLUMN` is that of one."""
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_STYLE: dict[Any, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 300,
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The look of every figure of this module."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+_STEP_NAME, _CANDIDATE_NAME = 22, 34
+"""Letters of a name below and beside an attention map."""
+_LETTER, _LINE = 0.05, 0.11
+"""Inches that a letter and a line of these names take."""
+_MARKED = 4
+"""Every such step of a line has a marker."""
 
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as what the suffix of `path` says: .png, .svg or .pdf; it exists whole or not at all."""
-    path, file = Path(path), io.BytesIO()
+    runs.write_bytes(Path(path), drawn(figure, Path(path).suffix[1:]))
+
+
+def drawn(figure: Figure, kind: str, *, dpi: int = 300) -> bytes:
+    """The content of a file of a figure: `png`, `svg` or `pdf`."""
+    file = io.BytesIO()
     with style():
-        figure.savefig(file, format=path.suffix[1:])
-    runs.write_bytes(path, file.getvalue())
+        figure.savefig(file, format=kind, dpi=dpi)
+    return file.getvalue()
 
 
 def of_run(metrics_csv: Path) -> dict[str, Figure]:
@@ -68,7 +52,7 @@ def of_run(metrics_csv: Path) -> dict[str, Figure]:
 def _learning_curves(logged: pl.DataFrame) -> Figure:
     """Losses by training step and validation AUC by epoch."""
     with style():
-        figure = Figure(figsize=(WIDE, 2.0))
+        figure = Figure(figsize=(WIDE, 2.3))
         left, right = figure.subplots(1, 2)
         _curves(left, logged, {"train/ctr_loss": "click loss", "train/aux_loss": "auxiliary loss"}, by="step")
         left.set(xlabel="training step (batches)", ylabel="loss (nats)")
@@ -87,12 +71,12 @@ def _selection(logged: pl.DataFrame) -> Figure | None:
     if not set(shares) & set(logged.columns):
         return None
     with style():
-        figure = Figure(figsize=(WIDE, 2.0))
+        figure = Figure(figsize=(WIDE, 2.3))
         left, right = figure.subplots(1, 2)
         _curves(left, logged, {"train/gradient_norm": "before clipping"}, by="step")
         left.set(xlabel="training step (batches)", ylabel="norm of the gradient")
         _curves(right, _while_training(logged), shares, by="epoch")
-        right.set(xlabel="epochs of training", ylabel="mean (share of the largest possible)", ylim=(0, 1.05))
+        right.set(xlabel="epochs of training", ylabel="share of the largest possible", ylim=(0, 1.05))
     return figure
 
 
@@ -103,34 +87,48 @@ def _while_training(logged: pl.DataFrame) -> pl.DataFrame:
 
 def _curves(axes: Axes, logged: pl.DataFrame, names: Mapping[str, str], *, by: Literal["step", "epoch"]) -> None:
     """A line for each of `names` that was logged, with its legend; epochs count from 1 and are marked."""
-    for k, (name, label) in enumerate(names.items()):
+    for (name, label), (colour, line, marker) in zip(names.items(), looks(), strict=False):
         if name in logged.columns:
             rows = logged.drop_nulls(name)
             at = rows[by] + (by == "epoch")
-            marker = MARKERS[k] if by == "epoch" else None
-            axes.plot(at, rows[name], linestyle=LINES[k], marker=marker, color=COLOURS[k], label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            points = marker if by == "epoch" else None
+            axes.plot(at, rows[name], linestyle=line, marker=points, markersize=3.5, color=colour, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))  # a single epoch has no other whole tick
     if axes.lines:
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # above, where it covers nothing
 
 
 def attention_map(attention_CT: NDArray[np.float32], steps: Sequence[str], candidates: Sequence[str]) -> Figure:
-    """Attention over one history, a row a candidate; the colour starts at 0 and ends at the largest attention."""
+    """Attention over one history, a row a candidate; the colour starts at 0 and ends at the largest attention.
+
+    Of a history whose steps are narrower than a line of text, every second, third, ... is named, and the newest.
+    """
     count, length = attention_CT.shape
+    steps = [shortened(name, _STEP_NAME) for name in steps]
+    candidates = [shortened(name, _CANDIDATE_NAME) for name in candidates]
+    beside = 0.9 + _LETTER * max(map(len, candidates))  # the names of the candidates and the bar of colours
     with style():
-        width = min(max(COLUMN, 1.2 + 0.16 * length), 1.5 * WIDE)
-        figure = Figure(figsize=(width, 1.0 + 0.2 * count + 0.055 * max(map(len, steps), default=0)))
+        width = min(max(COLUMN, beside + 0.14 * length), WIDE)
+        every = max(1, math.ceil(length * _LINE / (width - beside)))
+        shown = range((length - 1) % every, length, every)
+        figure = Figure(figsize=(width, 1.0 + 0.2 * count + _LETTER * max(map(len, steps), default=0)))
         axes = figure.subplots()
         image = axes.imshow(attention_CT, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-        axes.set_xticks(range(length), steps, rotation=90, fontsize=6)
+        axes.set_xticks(shown, [steps[step] for step in shown], rotation=90, fontsize=6)
         axes.set_yticks(range(count), candidates)
-        axes.set(xlabel="history, oldest first", ylabel="candidate (click probability)")
+        which = "" if every == 1 else f" (one in {every} is named)"
+        axes.set(xlabel=f"history, oldest first{which}", ylabel="candidate (click probability)")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.05)
         bar.set_label("attention (sums to 1)")
         bar.outline.set_visible(False)
     return figure
+
+
+def shortened(text: str, letters: int) -> str:
+    """At most so many letters, the last of them an ellipsis if some are missing."""
+    return text if len(text) <= letters else f"{text[: letters - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def principal_paths(
@@ -155,15 +153,14 @@ def state_paths(states_CTH: NDArray[np.float32], candidates: Sequence[str]) -> F
     with style():
         figure = Figure(figsize=(COLUMN, 2.6 + 0.13 * len(candidates)))
         axes = figure.subplots()
-        for k, (name, path) in enumerate(zip(candidates, paths, strict=True)):
-            colour, line = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)]
+        for name, path, (colour, line, marker) in zip(candidates, paths, looks(), strict=False):
             axes.plot(*path.T, linestyle=line, color=colour, linewidth=0.9, alpha=0.9)
             axes.plot(*path[1:].T, ".", color=colour, markersize=2)
-            axes.plot(*path[-1], MARKERS[k % len(MARKERS)], color=colour, markersize=5, label=name, linestyle=line)
-        axes.plot(*paths[0, 0], "*", color="black", markersize=7, label="start (state 0)")
+            axes.plot(*path[-1], marker, color=colour, markersize=5, label=name, linestyle=line)
+        axes.plot(*paths[0, 0], "*", color=INK, markersize=7, label="start (state 0)")
         axes.set(xlabel=f"component 1 ({power[0]:.0%} of variance)", ylabel=f"component 2 ({power[1]:.0%} of variance)")
         axes.margins(0.06)
-        figure.legend(loc="outside lower center", ncols=1, handlelength=2.5)
+        figure.legend(loc="outside lower center", ncols=1)
     return figure
 
 
@@ -172,16 +169,17 @@ def lines_over_time(series: Mapping[str, NDArray[np.float32]], ylabel: str, *, l
     with style():
         figure = Figure(figsize=(COLUMN, 2.0 + 0.13 * ((len(series) + 1) // 2)))
         axes = figure.subplots()
-        for k, (name, values) in enumerate(series.items()):
+        for k, ((name, values), (colour, line, marker)) in enumerate(zip(series.items(), looks(), strict=False)):
             steps = np.arange(1 - len(values), 1)
-            axes.plot(steps, values, linestyle=LINES[k % len(LINES)], color=COLOURS[k % len(COLOURS)], label=name)
+            (curve,) = axes.plot(steps, values, linestyle=line, marker=marker, markersize=2.5, color=colour, label=name)
+            curve.set_markevery((k % _MARKED, _MARKED))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step of the history (0 = newest)", ylabel=ylabel)
         if logarithmic:
             axes.set_yscale("log")
         else:
             axes.set_ylim(bottom=0)
-        figure.legend(loc="outside lower center", ncols=2, handlelength=2.5)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -200,21 +198,24 @@ def popularity(clicks_R: NDArray[np.int64]) -> Figure:
 def distributions(
     values: Mapping[str, NDArray[np.int64]], xlabel: str, *, logarithmic: bool = False, bins: int = 30
 ) -> Figure:
-    """Histograms as shares of each series, a line a series; on a logarithmic axis the values must be positive."""
+    """Histograms as shares of each series, a line a series; on a logarithmic axis the values must be positive.
+
+    There has to be some value, and they may all be equal.
+    """
     with style():
         figure = Figure(figsize=(COLUMN, 2.2))
         axes = figure.subplots()
         everything = np.concatenate([series.astype(float) for series in values.values()])
         low, high = float(everything.min()), float(everything.max())
         if logarithmic:
-            edges = np.geomspace(low, high, bins + 1)
+            edges = np.geomspace(*((low, high) if low < high else (low / 2, high * 2)), bins + 1)
             axes.set_xscale("log")
         else:  # bins of whole width: counts would beat against any other
             width = max(1, round((high - low + 1) / bins))
             edges = np.arange(low, high + width + 1, width) - 0.5
-        for k, (name, series) in enumerate(values.items()):
+        for (name, series), (colour, line, _) in zip(values.items(), looks(), strict=False):
             share, _ = np.histogram(series, edges)
-            axes.stairs(share / len(series), edges, color=COLOURS[k], linestyle=LINES[k], label=name, linewidth=1.1)
+            axes.stairs(share / max(1, len(series)), edges, color=colour, linestyle=line, label=name, linewidth=1.1)
         axes.set(xlabel=xlabel, ylabel="share")
         if len(values) > 1:
             axes.legend()

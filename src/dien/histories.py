@@ -15,7 +15,6 @@ from dien.data.sources.convert import TimeUnit, ids, labels, timestamps
 from dien.data.sources.reading import FILE, Dialect, read_columns
 from dien.data.vocabulary import spelled
 from dien.errors import DataError
-from dien.impressions import names_in
 
 Ints = NDArray[np.int64]
 
@@ -99,20 +98,26 @@ class PreparedHistories(Clicks):
 class TableHistories(Clicks):
     """The clicks of a table that the user gives; a user whom the model does not know may have a history in it.
 
+    Args:
+        path: the table.
+        columns: of users, items and times.
+        labelled: whether its column `label` says which of the rows are clicks.
+        clock: how its times are written.
+        prepared: the dataset of the model.
+
     Raises:
         DataError: the table cannot be read, lacks a column, or has no time where impressions have one.
     """
 
-    def __init__(self, path: Path, columns: Columns, clock: Clock, prepared: Prepared) -> None:
+    def __init__(self, path: Path, columns: Columns, clock: Clock, prepared: Prepared, *, labelled: bool) -> None:
         wanted = {"user": columns.user, "item": columns.item}
         wanted |= {} if columns.time is None else {"time": columns.time}
-        has_label = "label" in names_in(path)
         rows = read_columns(
-            [path], wanted | ({"label": "label"} if has_label else {}), key="--history", dialect=Dialect()
+            [path], wanted | ({"label": "label"} if labelled else {}), key="--history", dialect=Dialect()
         )
         if rows.is_empty():
             raise DataError(f"{path}: the history is empty: there are no clicks in it.")
-        if has_label:  # an impression without a click is never history
+        if labelled:  # an impression without a click is never history
             rows = rows.filter(labels(rows, "label", threshold=None) == 1)
         frame = pl.DataFrame({"user": spelled(ids(rows, "user")), "item": ids(rows, "item")})
         time = None if columns.time is None else clock.read(rows, "time", called=columns.time)

@@ -1,7 +1,7 @@
 """Tables that are read and written in pieces, so that memory does not grow with them: Parquet, CSV, JSON lines.
 
 The suffix says the format; text may be compressed (`.gz`). Rows keep their order, columns their names. A CSV file's
-fields stay text exactly as written.
+fields stay text exactly as written; blank lines of text are no rows.
 """
 
 import gzip
@@ -19,11 +19,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dien.data.sources.reading import CSV, JSON_LINES, PARQUET, Dialect, column_names, readable
+from dien.data.sources.reading import CSV, JSON_LINES, PARQUET, Dialect, readable, scan
 from dien.errors import DataError, DienError
 
 Piece = tuple[pl.DataFrame, float]
-"""Some rows of a table, and the share of it that is read by then."""
+"""Some rows of a table, and which share of it ends with them."""
+
+LINES = 1 << 16
+"""Of JSON that are looked at together for their columns."""
+BLOCK = 1 << 20
+"""Bytes of CSV that are parsed at a time; pyarrow reads some tens of them ahead."""
 
 
 def format_of(path: Path) -> str:
@@ -39,31 +44,36 @@ def format_of(path: Path) -> str:
     raise DataError(f"{path}: the extension is not one of {', '.join(PARQUET + CSV + JSON_LINES)}.")
 
 
-def names_in(path: Path) -> list[str]:
-    """The columns of a table, or `DataError`."""
-    names = column_names(path, Dialect()) if format_of(path) != "jsonl" else list(_json_schema(path))
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: two columns are called {min(twice)}.")
-    return names
+def schema_of(path: Path) -> pl.Schema:
+    """The columns of a table, or `DataError`; it takes a walk over the whole file if that is JSON lines."""
+    if format_of(path) == "jsonl":
+        return _json_schema(path)
+    with readable(path):
+        return scan(path, Dialect()).collect_schema()
 
 
-def pieces(path: Path, rows: int) -> Iterator[Piece]:
+def pieces(path: Path, rows: int, schema: pl.Schema | None = None) -> Iterator[Piece]:
     """The table in pieces of at most `rows` rows; every piece but the last is full.
+
+    Args:
+        path: the table.
+        rows: of a piece.
+        schema: of the table, if it is known already.
 
     Raises:
         DataError: the file is missing, damaged, cut, or not what its suffix says.
     """
     read = {"parquet": _parquet, "csv": _csv, "jsonl": _json}[format_of(path)]
+    schema = schema_of(path) if schema is None else schema
     with readable(path), _arrow_errors():
-        waiting: list[pl.DataFrame] = []
-        done = 0.0
-        for frame, done in read(path, rows):
-            waiting.append(frame)
-            while sum(map(len, waiting)) >= rows:
-                whole = pl.concat(waiting)
-                yield whole[:rows], done
-                waiting = [whole[rows:]]
-        if (rest := pl.concat(waiting) if waiting else pl.DataFrame()).height:
+        rest, done = pl.DataFrame(), 0.0
+        for frame, end in read(path, rows, schema):
+            waiting = pl.concat([rest, frame]) if rest.height else frame
+            for start in range(0, len(waiting) - rows + 1, rows):
+                left = len(waiting) - start - rows
+                yield waiting[start : start + rows], end - (end - done) * left / len(frame)
+            rest, done = waiting[len(waiting) // rows * rows :], end
+        if rest.height:
             yield rest, done
 
 
@@ -75,21 +85,24 @@ def _arrow_errors() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _parquet(path: Path, rows: int) -> Iterator[Piece]:
-    with pq.ParquetFile(path) as file:
+def _parquet(path: Path, rows: int, _: pl.Schema) -> Iterator[Piece]:
+    # Its buffer would hold the whole file by the end, and without it still some of every row group.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         total, done = max(file.metadata.num_rows, 1), 0
-        for batch in file.iter_batches(batch_size=rows):
-            done += len(batch)
-            yield cast(pl.DataFrame, pl.from_arrow(batch)), done / total
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+                done += len(batch)
+                yield cast(pl.DataFrame, pl.from_arrow(batch)), done / total
 
 
-def _csv(path: Path, rows: int) -> Iterator[Piece]:
-    names = names_in(path)
+def _csv(path: Path, _: int, schema: pl.Schema) -> Iterator[Piece]:
+    names = schema.names()
     separator = "\t" if ".tsv" in path.name.lower() else ","
     with _text(path) as (stream, share):
+        blocks = _Blocks(stream, share)
         reader = pa.csv.open_csv(
-            stream,
-            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1, block_size=4 << 20),
+            blocks,
+            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK),
             parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(  # an empty field is null and "" is text: both are written as read
                 column_types=dict.fromkeys(names, pa.string()),
@@ -98,12 +111,27 @@ def _csv(path: Path, rows: int) -> Iterator[Piece]:
                 quoted_strings_can_be_null=False,
             ),
         )
-        for batch in reader:
-            yield cast(pl.DataFrame, pl.from_arrow(batch)), share()
+        for number, batch in enumerate(reader):
+            yield cast(pl.DataFrame, pl.from_arrow(batch)), blocks.ends[min(number, len(blocks.ends) - 1)]
 
 
-def _json(path: Path, rows: int) -> Iterator[Piece]:
-    schema = _json_schema(path)
+class _Blocks(io.RawIOBase):
+    """A stream that notes which share of the file each block ends with: pyarrow reads many blocks ahead."""
+
+    def __init__(self, stream: IO[bytes], share: "Share") -> None:
+        self._stream, self._share = stream, share
+        self.ends: list[float] = []
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.ends.append(self._share())
+        return block
+
+
+def _json(path: Path, rows: int, schema: pl.Schema) -> Iterator[Piece]:
     with _text(path) as (stream, share):
         while lines := list(islice(stream, rows)):
             yield pl.read_ndjson(io.BytesIO(b"".join(lines)), schema=schema), share()
@@ -113,7 +141,7 @@ def _json_schema(path: Path) -> pl.Schema:
     """The columns of the whole file: a first walk over it, since a key may appear, or its type widen, anywhere."""
     schema = pl.DataFrame()
     with readable(path), _text(path) as (stream, _):
-        while lines := list(islice(stream, 1 << 16)):
+        while lines := list(islice(stream, LINES)):
             piece = pl.read_ndjson(io.BytesIO(b"".join(lines)), infer_schema_length=None).clear()
             schema = pl.concat([schema, piece], how="diagonal_relaxed")
     if not schema.columns:
@@ -181,7 +209,7 @@ class Writer:
             else:
                 frame.write_ndjson(self._file)
         except OSError as error:
-            raise DienError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+            raise self._unwritable(error) from error
         except (pl.exceptions.PolarsError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"{self.path}: a column does not fit this format ({reason}).") from error
@@ -194,6 +222,10 @@ class Writer:
                 os.chmod(self._temporary, 0o644)
                 os.replace(self._temporary, self.path)
         except OSError as error:
-            raise DienError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+            raise self._unwritable(error) from error
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> DienError:
+        reason = error.strerror or str(error).partition(" (os error")[0]  # polars gives a text alone
+        return DienError(f"{self.path} cannot be written: {reason}.")

@@ -16,8 +16,11 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 
 from dien import cluster, runs, tracking
+from dien.checkpoint import LAST
 from dien.config import mistakes_in_one_sentence, register, sentence_of
 from dien.errors import DienError, StoppedError
+from dien.saving import stopped_at_once
+from dien.targets import check_interpolations
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ def _alone(cfg: DictConfig, train: Train) -> float:
 def _of_sweep(cfg: DictConfig, train: Train) -> float | None:
     run_dir = Path(cfg.run_dir)
     try:
+        check_interpolations(cfg)  # before they are resolved into config.yaml
         with _folder(cfg):
             if runs.is_finished(run_dir):  # another process was faster
                 return float(runs.read_json(run_dir / "metrics.json")[cfg.objective])
@@ -102,9 +106,16 @@ def _recorded(cfg: DictConfig, train: Train) -> float:
         if cfg.train and _leads() and runs.began_here(run_dir):
             runs.end(run_dir, status, error)
 
+    def how_to_go_on() -> str:
+        begun = cfg.train and (run_dir / "checkpoints" / LAST).exists()
+        return f"continue with ckpt={run_dir}" if begun else "give the same command again"
+
     try:
-        objective = train(cfg)
+        with stopped_at_once(how_to_go_on):  # until the training itself takes signals, and when it does so no longer
+            objective = train(cfg)
     except StoppedError as stop:
+        if cfg.train and _leads() and not runs.began_here(run_dir):  # while the data were prepared
+            runs.begin(run_dir, sweep=sweep_name())
         end("stopped", str(stop))
         raise
     except (KeyboardInterrupt, SystemExit) as stop:

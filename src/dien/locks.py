@@ -5,6 +5,7 @@ locks are those of `flock(2)`: on a network file system they work between nodes 
 version 3 with lockd, NFS 4, Lustre with `-o flock`).
 """
 
+import fcntl
 import logging
 import os
 import platform
@@ -17,6 +18,9 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
+GLANCE = 0.2
+"""Seconds for which `take` tries: who only looks (`in_use`) shares the lock for some microseconds."""
+
 _held: dict[Path, FileLock] = {}
 """Locks of this process: it may take one that it holds already."""
 
@@ -28,7 +32,7 @@ def take(path: Path) -> bool:
         return True
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=GLANCE, poll_interval=0.01)
     except Timeout:
         return False
     _held[path] = lock
@@ -45,14 +49,34 @@ def release(path: Path) -> None:
         lock.release()
 
 
-def is_held(path: Path) -> bool:
-    """Whether another process holds the lock; a file that a dead process left behind is no lock."""
-    if not path.exists() or path.absolute() in _held:
+def in_use(path: Path) -> bool | None:
+    """Whether any process, this one too, holds the lock; None where that cannot be told.
+
+    Nothing is written, so the place may be read-only; a file that a dead process left behind is no lock.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    if not take(path):
+    except OSError:
+        return None
+    try:
+        # Shared, so that readers never see each other; `take` outwaits it. F_OFD_GETLK, which takes nothing, sees only
+        # locks of fcntl(2).
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    release(path)
-    return False
+    except OSError:  # a file system without locks
+        return None
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock; where that cannot be told, a lock file is taken for a lock."""
+    return path.absolute() not in _held and in_use(path) is not False
 
 
 def owner(path: Path) -> str:

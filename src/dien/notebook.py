@@ -15,17 +15,21 @@ from torch import Tensor
 from dien import runs
 from dien.batch import Batch
 from dien.config import CONF, register
+from dien.data import survey
 from dien.data.datamodule import DataModule
 from dien.data.dataset import RowBatch
 from dien.data.names import item_features
 from dien.data.protocol import Split
 from dien.errors import DienError
+from dien.explain import PLAUSIBLE_SECONDS
 from dien.model.steps import Steps
+from dien.reporting.variants import variants_of
+from dien.runs.read import FINISHED, read
 from dien.targets import instantiate
 
 DEMO = [
     "trainer.max_epochs=2",
-    "trainer.limit_train_batches=80",
+    "trainer.limit_train_batches=40",
     "trainer.limit_val_batches=2",
     "schedule=constant",
     "optimizer.lr=0.01",
@@ -56,25 +60,51 @@ def given_or_made(name: str, *sweeps: Sequence[str]) -> list[Path]:
     return [folder]
 
 
-def finished(paths: Iterable[Path]) -> list[runs.LoadedRun]:
-    """Networks of the finished runs in some folders, in the order of their names; one of several seeds is enough.
+def networks(paths: Iterable[Path], *, having: str) -> dict[str, runs.LoadedRun]:
+    """Networks of the finished runs in some folders, one for each variant, named as `dien-report` names them.
+
+    A run that cannot be used is said to be left out, and another seed of its variant taken.
+
+    Args:
+        paths: run folders, or folders that contain them.
+        having: a part without which a network is not asked for, such as `evolution`.
 
     Raises:
-        DienError: if there is none.
+        DienError: there is none, or they are of several datasets.
     """
-    folders = sorted({file.parent for path in paths for file in Path(path).rglob("metrics.json")})
+    found = read(*paths)
+    usable = [run for run in found if run.status == FINISHED and run.origin == "folder" and run.config]
+    for run in found:
+        if run not in usable:
+            print(f"left out: {run.folder}: {run.problem}")
     loaded: dict[str, runs.LoadedRun] = {}
-    for folder in folders:
-        run = runs.load_model(folder)
-        loaded.setdefault(label(run), run)
+    for variant in variants_of(usable):
+        for run in variant.runs:
+            try:
+                one = runs.load_model(run.folder)
+            except DienError as error:
+                print(f"left out: {run.folder}: {error}")
+                continue
+            if hasattr(one.network, having):
+                loaded[variant.name] = one
+            break
     if not loaded:
-        raise DienError("there is no finished run: name folders of runs in DIEN_RUNS.")
-    return list(loaded.values())
+        raise DienError(f"no finished run has a network with {having}: name folders of such runs in DIEN_RUNS.")
+    data = {run.data.data.fingerprint: run.data.data.name for run in loaded.values()}
+    if len(data) > 1:
+        raise DienError(
+            f"these runs are of {len(data)} different datasets ({', '.join(data.values())}), whose histories cannot be "
+            "compared: name the folders of one in DIEN_RUNS."
+        )
+    return loaded
 
 
-def label(run: runs.LoadedRun) -> str:
-    """Such as `dien-augru, alpha = 1`."""
-    return f"{run.config.model.name}, alpha = {run.config.model.alpha:g}"
+def gaps(data: DataModule) -> tuple[NDArray[np.float64], str]:
+    """Times between the baskets of a user, and their unit: days, or that of a log whose times are not in seconds."""
+    gap = survey.gaps(data.data).astype(float)
+    low, high = PLAUSIBLE_SECONDS
+    seconds = len(data.data.click_time) and low < data.data.click_time.min() and data.data.click_time.max() < high
+    return (gap / 86400, "days") if seconds else (gap, "units of the log's time")
 
 
 def data_module(overrides: str) -> DataModule:

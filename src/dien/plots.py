@@ -1,16 +1,10 @@
-"""Figures of a comparison, for a column of 3.3 inches: AUC per variant, learning curves, AUC against alpha and cost.
-
-Colours are those of Okabe and Ito, which stay apart for the colour-blind; every series has a marker or a line style of
-its own besides.
-"""
+"""Figures of a comparison, for a column of 3.3 inches: AUC per variant, learning curves, AUC against alpha and cost."""
 
 import io
-import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +15,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dien import runs
+from dien.looks import COLOURS, COLUMN, INK, Look, looks, style
 from dien.reporting.comparison import Comparison, Row
 from dien.reporting.tables import metric_name
 from dien.runs.frames import curves_of
 
-COLUMN = 3.3
-"""Width of a figure in inches, that of a column of a two-column page."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-"""Okabe and Ito's, without the yellow and the black that vanish on white or dark paper."""
-MARKERS = "osD^vPXd"
-LINES = ("-", "--", "-.", ":")
-INK = "#1a2b3c"
-"""Text and axes; `as_inline_svg` replaces it by the colour of the text around."""
 _BINS = 40
+_MARKED = 8
+"""Every such point of a learning curve has a marker."""
 _NAME_WIDTH = 26
 """Letters of a variant's name in a line beside an axis."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 7,
-    "axes.labelsize": 7,
-    "axes.titlesize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.1,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "path",  # text looks the same everywhere and needs no font
-    "figure.constrained_layout.use": True,
-}
-
-
-@contextmanager
-def _style(salt: str = "dien") -> Iterator[None]:
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        yield
 
 
 def figures_of(comparison: Comparison) -> dict[str, Figure]:
-    """All figures that the runs have something to show for, by name: `auc`, `losses`, `alpha`, `cost`."""
-    drawn = {
-        "auc": auc_per_variant(comparison),
-        "losses": learning_curves(comparison),
-        "alpha": metric_against_alpha(comparison),
-        "cost": cost_against_metric(comparison),
-    }
+    """All figures that the runs have something to show for, by their names in `DRAWINGS`."""
+    drawn = {name: draw(comparison) for name, draw in DRAWINGS.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -83,7 +39,7 @@ def auc_per_variant(comparison: Comparison) -> Figure | None:
     rows = [row for row in comparison.rows if metric in row.spreads]
     if not rows:
         return None
-    with _style():
+    with style():
         names = [row.variant.name + " (baseline)" * (row.variant.name == comparison.baseline) for row in rows]
         names = [textwrap.fill(name, _NAME_WIDTH) for name in names]
         height = 0.2 * len(rows) + 0.1 * sum(name.count("\n") for name in names)
@@ -122,12 +78,12 @@ def learning_curves(comparison: Comparison) -> Figure | None:
     present = [name for name in names if (logged["name"] == name).any()]
     if not present:
         return None
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN, 1.45 * len(present) + 0.13 * _legend_rows(comparison.rows) + 0.25))
         panels = np.atleast_1d(figure.subplots(len(present), sharex=True))
         for axes, name in zip(panels, present, strict=True):
-            for row, (colour, line, _) in zip(comparison.rows, _looks(), strict=False):
-                _draw_curve(axes, _binned(logged, row, name), row, colour, line)
+            for number, (row, look) in enumerate(zip(comparison.rows, looks(), strict=False)):
+                _draw_curve(axes, _binned(logged, row, name), row, look, number)
             axes.set_ylabel(names[name])
             axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         panels[-1].set_xlabel("training step (batches)")
@@ -150,12 +106,15 @@ def _binned(logged: pl.DataFrame, row: Row, name: str) -> pl.DataFrame:
     )
 
 
-def _draw_curve(axes: Axes, curve: pl.DataFrame, row: Row, colour: str, line: str) -> None:
-    if len(curve) == 1:
-        axes.plot(curve["step"], curve["mean"], "o", color=colour, markersize=3, label=row.variant.name)
-    else:  # without a value too: the legend is that of the first panel
-        axes.plot(curve["step"], curve["mean"], line, color=colour, label=row.variant.name)
-        axes.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+def _draw_curve(axes: Axes, curve: pl.DataFrame, row: Row, look: Look, number: int) -> None:
+    """The markers of different series stand at different steps, so that they hide each other less."""
+    colour, line, marker = look
+    few = (number % _MARKED, _MARKED) if len(curve) > _MARKED else 1
+    axes.plot(
+        curve["step"], curve["mean"], linestyle=line, marker=marker, markevery=few, markersize=2.5, color=colour,
+        label=row.variant.name,
+    )  # fmt: skip
+    axes.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
 
 
 def metric_against_alpha(comparison: Comparison) -> Figure | None:
@@ -169,11 +128,11 @@ def metric_against_alpha(comparison: Comparison) -> Figure | None:
     lines = {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items() if len(points) > 1}
     if not lines:
         return None
-    with _style():
+    with style():
         rows = math.ceil(len(lines) / 2) if len(lines) > 1 else 0
         figure = Figure(figsize=(COLUMN, 2.1 + 0.13 * rows))
         axes = figure.subplots()
-        for (name, points), (colour, line, marker) in zip(lines.items(), _looks(), strict=False):
+        for (name, points), (colour, line, marker) in zip(lines.items(), looks(), strict=False):
             alphas = [alpha for alpha, _ in points]
             spreads = [row.spreads[metric] for _, row in points]
             ends = [0.0 if spread.high is None else spread.high - spread.mean for spread in spreads]
@@ -216,10 +175,10 @@ def cost_against_metric(comparison: Comparison) -> Figure | None:
             points.append((row, np.array(values)))
     if not points:
         return None
-    with _style():
+    with style():
         figure = Figure(figsize=(COLUMN, 2.0 + 0.13 * _legend_rows([row for row, _ in points])))
         axes = figure.subplots()
-        for (row, speeds), (colour, _, marker) in zip(points, _looks(), strict=False):
+        for (row, speeds), (colour, _, marker) in zip(points, looks(), strict=False):
             spread = row.spreads[metric]
             axes.errorbar(
                 [speeds.mean() / 1000], [spread.mean], [spread.std or 0.0],
@@ -241,35 +200,25 @@ def _label(metric: str) -> str:
     return f"{name} (nats)" if metric.endswith("loss") else name
 
 
-def _looks() -> Iterator[tuple[str, str, str]]:
-    """Colour, line and marker of the first, second, ... series; no two are alike."""
-    for number in itertools.count():
-        yield (
-            COLOURS[number % len(COLOURS)],
-            LINES[number // len(COLOURS) % len(LINES)],
-            MARKERS[number % len(MARKERS)],
-        )
-
-
 def _legend_rows(rows: Sequence[Row]) -> int:
     return math.ceil(len(rows) / _legend_columns([row.variant.name for row in rows]))
 
 
 def _legend_columns(names: Sequence[str]) -> int:
     """As many as fit: about 60 letters stand side by side in a column, marks and gaps included."""
-    return max(1, min(3, 60 // (max(map(len, names)) + 6)))
+    return max(1, min(3, 60 // (max(map(len, names)) + 8)))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     columns = _legend_columns(labels)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=1.8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name.png` (300 dots an inch) and `name.svg`, each whole or not at all."""
     written = []
-    with _style(name):
+    with style(name):
         for kind in ("png", "svg"):
             path, file = folder / f"{name}.{kind}", io.BytesIO()
             figure.savefig(file, format=kind, dpi=300, metadata={"Date": None} if kind == "svg" else {})
@@ -281,7 +230,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def as_inline_svg(figure: Figure, name: str) -> str:
     """An `<svg>` element for a page: its text has the colour of the page's, its ids begin with `name`."""
     file = io.StringIO()
-    with _style(name):
+    with style(name):
         figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
@@ -290,3 +239,11 @@ def as_inline_svg(figure: Figure, name: str) -> str:
 
 
 _NO_METADATA: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+DRAWINGS: dict[str, Callable[[Comparison], Figure | None]] = {
+    "auc": auc_per_variant,
+    "losses": learning_curves,
+    "alpha": metric_against_alpha,
+    "cost": cost_against_metric,
+}
+"""The figures by name; a drawing without anything to show is None."""

@@ -24,14 +24,16 @@ from dien.batch import Batch
 from dien.config import mistakes_in_one_sentence
 from dien.data.datamodule import DataModule
 from dien.data.sources.convert import ids
-from dien.data.sources.reading import CSV, FILE, ROW
+from dien.data.sources.reading import FILE, ROW
 from dien.data.vocabulary import spelled
 from dien.errors import DataError, DienError, check_whole
 from dien.histories import Clock, Columns, Histories, PreparedHistories, TableHistories
-from dien.impressions import Writer, names_in, pieces
+from dien.impressions import Writer, pieces, schema_of
 from dien.options import add_override
 from dien.runs.model import LoadedRun, load_model
+from dien.signals import ended_by_signals
 from dien.tables import UNKNOWN
+from dien.trained import is_weights
 
 PIECE = 1 << 16
 """Rows held in memory at a time, about."""
@@ -85,26 +87,34 @@ def predict(
     """
     source, target = Path(input), Path(output)
     _check_places(source, target)
-    names = names_in(source)
-    if taken := [name for name in ADDED if name in names]:
+    if is_weights(run):
+        raise DienError(
+            f"{run} was written by dien-export or dien-convert and lacks the prepared dataset that dien-predict needs: "
+            "give the run folder, or rank with dien.Ranker."
+        )
+    schema = schema_of(source)
+    if taken := [name for name in ADDED if name in schema]:
         raise DataError(f"{source}: the column {taken[0]} is there already, and would be overwritten: rename it.")
     loaded = load_model(run, checkpoint=checkpoint, overrides=overrides)
     data, clock = loaded.data.data, _clock(loaded.data)
-    columns = _columns(loaded.config, source, names, Columns(user or "", item or "", time))
+    asked = Columns(user or "", item or "", time)
+    columns = _columns(loaded.config, source, schema.names(), asked)
     if history is None:
         histories: Histories = PreparedHistories(data)
     else:
-        theirs = _columns(loaded.config, Path(history), names_in(Path(history)), Columns(user or "", item or "", time))
+        there = schema_of(Path(history)).names()
+        theirs = _columns(loaded.config, Path(history), there, asked)
         if columns.time is not None and theirs.time is None:
             raise DataError(f"{history}: there is no column of times, but {source} has {columns.time!r}.")
-        histories = TableHistories(Path(history), theirs, clock, data)
+        histories = TableHistories(Path(history), theirs, clock, data, labelled="label" in there)
     size = loaded.data.eval_batch_size if batch_size is None else batch_size
     check_whole("--batch-size", size, 1)
     score = _Scoring(loaded, histories, columns, clock, source, size)
     counts = Counts(0, 0, 0, 0)
     with Writer(target) as writer, _progress(source) as advance:
-        for frame, share in pieces(source, max(PIECE // size, 1) * size):
-            scored, empty = score(frame, counts.rows)
+        for frame, share in pieces(source, max(PIECE // size, 1) * size, schema):
+            with _rows_not_lines(source):
+                scored, empty = score(frame, counts.rows)
             writer.write(scored)
             counts = Counts(
                 counts.rows + len(scored),
@@ -138,12 +148,10 @@ class _Scoring:
         self.unknown_item_R = item_table[0].values.numpy() == UNKNOWN
         self.unknown_user_R = user_table[0].values.numpy() == UNKNOWN
         self.histories, self.columns, self.clock, self.source, self.size = histories, columns, clock, source, size
-        self.first = 2 if source.name.lower().endswith(CSV) else 1
-        """Line or row of the first one of the table."""
 
     def __call__(self, frame: pl.DataFrame, before: int) -> tuple[pl.DataFrame, int]:
         """A piece with its three new columns, and how many histories are empty; `before` rows came earlier."""
-        first, columns = before + self.first, self.columns
+        first, columns = before + 1, self.columns
         located = frame.with_columns(
             pl.lit(str(self.source)).alias(FILE), pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias(ROW)
         )
@@ -167,6 +175,15 @@ class _Scoring:
             pl.Series("unknown_item", self.unknown_item_R[item_R]),
         )
         return scored, empty
+
+
+@contextmanager
+def _rows_not_lines(source: Path) -> Iterator[None]:
+    """A message counts rows: blank lines of text are none, and a field may go over several lines."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace(f"{source}, line ", f"{source}, row ")) from error
 
 
 def _ids(located: pl.DataFrame, name: str) -> pl.Series:
@@ -285,7 +302,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     add_override(parser)
     options = vars(parser.parse_args())
-    with mistakes_in_one_sentence("dien-predict"):
+    with mistakes_in_one_sentence("dien-predict"), ended_by_signals():
         threads = options.pop("threads")
         check_whole("--threads", threads, 1)
         torch.set_num_threads(threads)

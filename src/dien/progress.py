@@ -3,9 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -14,12 +15,17 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+from typing_extensions import override
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _Stage = Callable[[str], None]
@@ -84,11 +90,7 @@ def stage(name: str) -> None:
 
 @contextmanager
 def _stages_on_a_terminal(name: str, count: int) -> Iterator[tuple[_Stage, Progress]]:
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _counting_bar() as bar:
         task, begun = bar.add_task(name, total=count), -1
 
         def begin(stage: str) -> None:
@@ -102,7 +104,7 @@ def _stages_on_a_terminal(name: str, count: int) -> Iterator[tuple[_Stage, Progr
 @contextmanager
 def _stages_in_lines(name: str, count: int) -> Iterator[tuple[_Stage, None]]:
     start = said = time.monotonic()
-    begun = 0
+    begun = -1
 
     def begin(stage: str) -> None:
         nonlocal said, begun
@@ -110,11 +112,53 @@ def _stages_in_lines(name: str, count: int) -> Iterator[tuple[_Stage, None]]:
         now = time.monotonic()
         if now - said >= EVERY:  # a small log is prepared before anybody asks
             said = now
-            log.info("%s: %s (%d of %d), after %s", name, stage, begun, count, duration(now - start))
+            log.info("%s: %s (%d of %d), %s", name, stage, begun + 1, count, _pace(begun, count, now - start))
 
     yield begin, None
     if time.monotonic() - start >= EVERY:
         log.info("%s: done in %s", name, duration(time.monotonic() - start))
+
+
+def counted(name: str, items: Sequence[T]) -> Iterable[T]:
+    """Go through some items and show how many are done."""
+    start = said = time.monotonic()
+    if sys.stderr.isatty():
+        with _alone(), _counting_bar() as bar:
+            yield from bar.track(items, description=name)
+        return
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            log.info("%s: %d of %d, %s", name, done, len(items), _pace(done, len(items), now - start))
+        yield item
+
+
+def _pace(done: int, count: int, seconds: float) -> str:
+    """`after 2 min, 30 s each, about 3 min left`"""
+    text = f"after {duration(seconds)}"
+    return f"{text}, {rate(done, seconds)}, about {duration((count - done) * seconds / done)} left" if done else text
+
+
+def rate(done: float, seconds: float) -> str:
+    """`4.5/s`, or how long each takes if that is more than a second."""
+    if done > seconds:
+        return f"{done / seconds:,.{0 if done >= 100 * seconds else 1}f}/s"
+    return f"{duration(seconds / done)} each" if done else ""
+
+
+class _Rate(ProgressColumn):
+    @override
+    def render(self, task: Task) -> Text:
+        return Text(rate(task.completed, task.elapsed or 0.0), style="progress.data.speed")
+
+
+def _counting_bar() -> Progress:
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from dien.model import candidates as shared
 from dien.model.baselines import DIN
 from dien.model.dien import DIEN, ClickNetwork
 from dien.model.steps import Steps
-from dien.raw_ids import IdRows, RawId
+from dien.raw_ids import IdRows, RawId, check_ids
 from dien.trained import BEST, load_trained
 
 
@@ -102,6 +102,8 @@ class Ranker:
         self, histories: Sequence[Sequence[RawId]], *, users: Sequence[RawId | None] | None = None
     ) -> list[State]:
         """The states of several histories, whose interests are computed in one scan."""
+        for history in histories:
+            check_ids("a history", history)
         rows = self.users.rows(users if users is not None else [None] * len(histories))
         kept = [self.items.rows(history[-self.history_length :]) for history in histories]
         return self._states(rows, [torch.tensor(one, dtype=torch.int64, device=self.device) for one in kept])
@@ -169,9 +171,14 @@ class Ranker:
     def score(
         self, history: Sequence[RawId] | State, candidates: Sequence[RawId], *, user: RawId | None = None
     ) -> NDArray[np.float32]:
-        """Probabilities [C] of a click, in the order of the candidates."""
+        """Probabilities [C] of a click, in the order of the candidates.
+
+        Raises:
+            TypeError: the history or the candidates are not a list of ids.
+        """
         state = history if isinstance(history, State) else self.state(history, user=user)
         self._check(state)
+        check_ids("the candidates", candidates)
         row_C = torch.tensor(self.items.rows(candidates), dtype=torch.int64, device=self.device)
         if not len(row_C):
             return np.zeros(0, np.float32)

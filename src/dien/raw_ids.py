@@ -9,7 +9,7 @@ id: not None, NaN, "", True, 7.5 or a list. What is no id is nobody's, and is ne
 Needs nothing but Python, as exports do; `dien.data.vocabulary.spelled` is the rule for whole columns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 RawId = str | int
@@ -35,6 +35,12 @@ def spelling(raw: object) -> str | None:
     except (ValueError, OverflowError):  # Python writes no number of more than some thousand digits
         return None
     return str(int(number)) if number.is_integer() and abs(number) < EXACT else None
+
+
+def check_ids(name: str, ids: object) -> None:
+    """Raise `TypeError` for what is no list of ids: None, one id alone, whose letters are no ids, or a mapping."""
+    if isinstance(ids, str | bytes | Mapping) or not hasattr(ids, "__getitem__"):
+        raise TypeError(f"{name} must be a list of ids, not {ids!r:.50}.")
 
 
 class IdRows:

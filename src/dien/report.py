@@ -4,15 +4,17 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from dien import plots, runs
 from dien.config import mistakes_in_one_sentence
 from dien.errors import DataError, DienError
-from dien.progress import stage, stages
-from dien.reporting.comparison import Comparison, compare
+from dien.progress import counted
+from dien.reporting.comparison import Comparison, NothingFinishedError, compare
 from dien.reporting.difference import difference_tables, run_in
 from dien.reporting.page import page
 from dien.reporting.tables import Table, as_csv, as_latex, as_markdown, notes_of, print_table, table_of
@@ -30,7 +32,8 @@ t-test of the first metric on the seeds that both variants have; several runs of
   dien-report --diff RUN_A RUN_B                                    why do these two differ?
   dien-report --bootstrap RUN_A RUN_B                               how sure is their difference on these test users?
 
-Offline folders of W&B (wandb/offline-run-*) are runs too. Exit status: 0 if all was done, 2 for a mistake.
+Offline folders of W&B (wandb/offline-run-*) are runs too. Exit status: 0 if all was done; 1 if no run has finished: the
+page and the notes then tell why; 2 for a mistake.
 """
 
 
@@ -65,7 +68,8 @@ def report(arguments: argparse.Namespace) -> None:
     """Do what the arguments say.
 
     Raises:
-        DienError: for any mistake in them, or if nothing can be compared.
+        NothingFinishedError: no run has finished; all that can be told of them has been.
+        DienError: for any mistake in the arguments.
     """
     to_output = [kind for kind in ("markdown", "csv", "latex") if getattr(arguments, kind) == "-"]
     if len(to_output) > 1:
@@ -82,20 +86,23 @@ def report(arguments: argparse.Namespace) -> None:
         if asked := [kind for kind in ("markdown", "csv", "latex", "figures", "html") if getattr(arguments, kind)]:
             raise DienError(f"--{asked[0]} takes runs to compare: name their folders first.")
         return
-    with stages("report", 1):
-        stage("reading the runs")
-        found = read(*arguments.runs)
+    found = read(*arguments.runs, each=partial(counted, "reading the runs"))
     if not found:
         raise DataError(f"no runs in {', '.join(map(str, arguments.runs))}.")
-    comparisons = compare(found, by=arguments.by, metrics=arguments.metrics, baseline=arguments.baseline)
+    nothing, comparisons = None, []
+    try:
+        comparisons = compare(found, by=arguments.by, metrics=arguments.metrics, baseline=arguments.baseline)
+    except NothingFinishedError as error:
+        nothing = error
     notes = notes_of(comparisons, found)
     if not to_output:
         for comparison in comparisons:
             print_table(table_of(comparison), console)
     for note in notes if to_output in ([], ["csv"]) else []:  # the others contain them
         console.print(note, markup=False, soft_wrap=True)
-    with stages("report", bool(arguments.figures) + bool(arguments.html)):
-        _write(arguments, comparisons, found, notes, extra)
+    _write(arguments, comparisons, found, notes, extra)
+    if nothing is not None:
+        raise nothing
 
 
 def _between_two(arguments: argparse.Namespace) -> list[Table]:
@@ -133,16 +140,29 @@ def _write(
             sys.stdout.write(text())
         elif place:
             _save(Path(place), text())
+    if not arguments.figures and not arguments.html:
+        return
+    drawn: list[dict[str, Figure]] = [{} for _ in comparisons]
+    drawings = [(number, name) for number in range(len(comparisons)) for name in plots.DRAWINGS]
+    for number, name in counted("drawing", drawings):
+        if (figure := plots.DRAWINGS[name](comparisons[number])) is not None:
+            drawn[number][name] = figure
     if arguments.figures:
-        stage("figures")
-        for comparison in comparisons:
-            suffix = f"-{comparison.data}" if len(comparisons) > 1 else ""
-            for name, figure in plots.figures_of(comparison).items():
-                with _names_what_cannot_be_written(arguments.figures):
-                    plots.save(figure, arguments.figures, f"{name}{suffix}")
+        _save_figures(arguments.figures, comparisons, drawn)
     if arguments.html:
-        stage("page")
-        _save(arguments.html, page(comparisons, found, notes, place=arguments.html.absolute().parent, extra=extra))
+        place = arguments.html.absolute().parent
+        _save(arguments.html, page(comparisons, found, notes, figures=drawn, place=place, extra=extra))
+
+
+def _save_figures(folder: Path, comparisons: Sequence[Comparison], drawn: Sequence[dict[str, Figure]]) -> None:
+    named = {
+        f"{name}-{comparison.data}" if len(comparisons) > 1 else name: figure
+        for comparison, figures in zip(comparisons, drawn, strict=True)
+        for name, figure in figures.items()
+    }
+    with _names_what_cannot_be_written(folder):
+        for name, figure in counted("writing figures", list(named.items())):
+            plots.save(figure, folder, name)
 
 
 def _save(path: Path, text: str) -> None:

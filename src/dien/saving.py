@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -193,17 +193,27 @@ class Last(Callback):
             raise KeyboardInterrupt
 
 
+class _Stop(BaseException):
+    """A signal on its way out of a block, past everybody who takes an `Exception` for a failure of his own."""
+
+
 @contextmanager
-def stopped_at_once(sentence: str) -> Iterator[None]:
-    """Within the block one of `SIGNALS` raises `StoppedError` at once: there is nothing to save.
+def stopped_at_once(how_to_go_on: str | Callable[[], str]) -> Iterator[None]:
+    """One of `SIGNALS` ends the block at once, with a `StoppedError`: there is nothing to save.
 
     Args:
-        sentence: how to continue.
+        how_to_go_on: the end of the sentence, or what gives it when the signal has come.
     """
 
+    stopping = False
+
     def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise StoppedError(f"stopped by {name}: {sentence}.", number)
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise _Stop(number)
+        if number == signal.SIGINT:  # the user insists
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -211,6 +221,10 @@ def stopped_at_once(sentence: str) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
+    except _Stop as signalled:
+        number = signal.Signals(signalled.args[0])
+        how = how_to_go_on if isinstance(how_to_go_on, str) else how_to_go_on()
+        raise StoppedError(f"stopped by {number.name}: {how}.", number) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import io
 import os
 import secrets
 import sys
@@ -21,6 +22,8 @@ from typing_extensions import override
 from dien import runs
 from dien.errors import ConfigError, DienError, check_choice
 
+DPI = 200
+"""Dots an inch of the figures that are logged."""
 MODES = ("online", "offline", "disabled")
 
 
@@ -101,8 +104,13 @@ class WandbRun(WandbLogger):
     def conclude(self, metrics: Mapping[str, float], figures: Mapping[str, Figure]) -> None:
         """The final metrics become the summary of the run, the figures its images."""
         import wandb
+        from PIL import Image
 
-        self.experiment.log({f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()})
+        from dien.figures import drawn
+
+        # W&B would draw a figure at 100 dots an inch, whatever its own are.
+        pngs = {name: io.BytesIO(drawn(figure, "png", dpi=DPI)) for name, figure in figures.items()}
+        self.experiment.log({f"figures/{name}": wandb.Image(Image.open(png)) for name, png in pngs.items()})
         self.experiment.summary.update(dict(metrics))
 
 
@@ -152,7 +160,7 @@ def conclude(loggers: Iterable[Logger], folder: Path, metrics: Mapping[str, floa
 
     figures = of_run(folder / "metrics.csv")
     for figure in figures.values():
-        figure.set_dpi(200)
+        figure.set_dpi(DPI)
     for tracker in trackers:
         tracker.conclude(metrics, figures)
 

@@ -43,7 +43,7 @@ from dien.module import ClickModule
 from dien.ops import engine_for
 from dien.resume import StepSeed
 from dien.saving import Last, stopped_at_once
-from dien.targets import instantiate
+from dien.targets import check_interpolation, instantiate
 from dien.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -222,6 +222,8 @@ def _hush_lightning() -> None:
         ".*checkpoint that ended before the epoch ended.*",  # the DataModule takes the sampler to its place
         ".*LeafSpec.* is deprecated.*",
         ".*It is recommended to use .*sync_dist=True.*",  # what is logged is already the same in every process
+        ".*dense_embedding_codegen_lookup_function.*",  # of TorchRec; its gradients are tested
+        ".*torch.distributed.* is deprecated.*",  # TorchRec's to mend
     ):
         warnings.filterwarnings("ignore", advice)
 
@@ -273,6 +275,8 @@ def main() -> None:
         cluster.get_ready(sys.argv[1:])
         logging.raiseExceptions = False  # a full disk also ends the log: one sentence says so, not one a line
         sys.argv[1:] = runs.with_overrides_of_resumed_run(sys.argv[1:])
+        for argument in sys.argv[1:]:  # Hydra names folders after what they resolve to
+            check_interpolation(argument)
         _train()
 
 

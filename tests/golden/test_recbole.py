@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from dien import Ranker
 from dien.batch import Batch
 from dien.convert.checkpoint import read_peer
-from dien.convert.command import main
+from dien.convert.command import main, move_in
 from dien.convert.peer import Field, Options, convert
 from dien.errors import DataError, DienError
 from dien.export.archive import read_ids, read_manifest
@@ -158,6 +159,31 @@ def test_a_state_dict_of_ids_needs_the_configuration(tmp_path, capsys):
         np.testing.assert_allclose(got, golden["scores"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("gru_type", "GRU"), ("embedding_size", 4), ("pooling_mode", "max"), ("alpha", 2), ("MAX_ITEM_LIST_LENGTH", 5)],
+)
+def test_a_configuration_that_contradicts_its_checkpoint_is_refused(key, value, tmp_path):
+    """GRU and AIGRU, say, have the same weights, and would be converted to wrong scores without a word."""
+    (tmp_path / "config.json").write_text(json.dumps({key: value}))
+    move = [FOLDER / "recbole.pth", tmp_path / "moved"]
+    with pytest.raises(DataError, match=f"was trained with {key}=.*, but --config says {value}: leave it out"):
+        move_in(*move, config=tmp_path / "config.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    same = {"gru_type": "AUGRU", "mlp_hidden_size": [6, 5], "pooling_mode": None, "learning_rate": 1}
+    (tmp_path / "config.json").write_text(json.dumps(same))
+    assert read_ids(move_in(*move, config=tmp_path / "config.json"))[0].ids
+
+
+def test_a_signal_leaves_nothing_and_says_nothing(tmp_path, capsys, monkeypatch):
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        monkeypatch.setattr("dien.export.write.check_export", lambda *a, by=number, **k: signal.raise_signal(by))
+        with pytest.raises(SystemExit) as stop:
+            main([str(FOLDER / "recbole.pth"), "--output", str(tmp_path / "moved")])
+        assert (stop.value.code, *capsys.readouterr()) == (status, "", "")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_moved_in_says_why(tmp_path):
     with np.load(FOLDER / "recbole-AUGRU-mean.npz", allow_pickle=False) as golden:
         weights = {n.removeprefix("weights/"): torch.from_numpy(golden[n]) for n in golden if "weights/" in n}
@@ -171,6 +197,9 @@ def test_what_cannot_be_moved_in_says_why(tmp_path):
         (weights, options | {"gru_type": "augru"}, "gru_type='augru' is not one of GRU, AIGRU, AGRU, AUGRU"),
         (weights, options | {"pooling_mode": "first"}, "pooling_mode='first' is not one of mean, max, sum"),
         (weights, {"gru_type": "AUGRU"}, "the configuration lacks embedding_size, mlp_hidden_size"),
+        (weights, options | {"embedding_size": 4}, r"embedding_size=4 does not fit the weights: theirs is 3\."),
+        (weights, options | {"mlp_hidden_size": [6]}, r"mlp_hidden_size=\[6\] does not .* theirs is \[6, 5\]\."),
+        (weights, options | {"gru_type": "AIGRU"}, r"gru_type=AIGRU does not .* theirs is AGRU or AUGRU\."),
     ]:
         with pytest.raises(DienError, match=message):
             convert(wrong, Options.of(config_), item, user)

@@ -1,7 +1,9 @@
 """Commands run in this process, on a small log of baskets with an obvious pattern."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +76,29 @@ def dien_explain(monkeypatch: pytest.MonkeyPatch) -> Command:
 def _command(monkeypatch: pytest.MonkeyPatch, name: str, main: Callable[[], None]) -> Command:
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
         try:
-            main()
+            with _own_log():
+                main()
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
 
     return run
+
+
+@contextmanager
+def _own_log() -> Iterator[None]:
+    """What Hydra does to the root logger ends with the command: its file lies in a folder that goes with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture

@@ -1,18 +1,23 @@
 """Every experiment composes, instantiates and says what the paper says; one runs from raw Amazon files to a report."""
 
 import json
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dien.build import build_module
 from dien.config import CONF, register
 from dien.data.datamodule import DataModule
+from dien.errors import DataError
 from dien.runs import read_json
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -125,3 +130,105 @@ def test_raw_files_as_the_authors_text_and_back(dien_prepare: Any, dien_train: A
     source = ["data=authors", "data.source.path=files", "model=din", "hydra.run.dir=run"]
     assert dien_train(*source, *SMALL) == 0
     assert 0 <= read_json(tmp_path / "run" / "metrics.json")["test/auc"] <= 1
+
+
+def test_a_sweep_lies_in_a_folder_of_the_name_of_its_data(dien_train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Any] = []
+
+    def look(given: Any, config: DictConfig, launcher: Any) -> None:
+        load = launcher.hydra_context.config_loader.load_sweep_config
+        for job in given:  # where Hydra will run it is where the sweep looks for it
+            cfg = load(config, job.overrides)
+            assert Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir) == job.folder
+        jobs.extend(given)
+
+    monkeypatch.setattr("dien.sweep.run", look)
+    mine = ["data=table", "data.source.events=log.csv"]
+    for arguments, folder in (
+        (["experiment=beauty", "data.source.events=log.csv"], "multirun/beauty/table2_beauty"),
+        (["data=ml_1m"], "multirun/default/table2_ml_1m"),
+        (mine, "multirun/default/table2_table"),
+        ([*mine, "data.name=april"], "multirun/default/table2_april"),
+        (["data=ml_100k,synthetic"], "multirun/default/table2_sample"),
+        (["data=amazon", "data.source.category=Books,Toys"], "multirun/default/table2_amazon"),
+        (["data=amazon", "data.source.category=Books"], "multirun/default/table2_amazon_Books_2014"),
+    ):
+        jobs.clear()
+        assert dien_train("sweep=table2", "seed=0", "model=din", *arguments) == 0
+        assert {str(job.folder.parent) for job in jobs} == {folder}
+        assert len({job.folder for job in jobs}) == len(jobs) >= 1
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "data").glob("*.yaml")), ids=lambda file: file.stem)
+def test_what_has_to_be_given_is_asked_for_by_name(file: Path, dien_train: Any, dien_prepare: Any, capsys: Any) -> None:
+    missing = re.findall(r"^  (\w+): \?\?\?", file.read_text(), re.MULTILINE)
+    assert file.read_text().count("???") == len(missing) == (file.stem in ("amazon", "authors", "recbole", "table"))
+    for name in missing:
+        for command, title in ((dien_train, "dien-train"), (dien_prepare, "dien-prepare")):
+            assert command(f"data={file.stem}") == 2
+            key = f"data.source.{name}"
+            said = capsys.readouterr().err
+            assert re.fullmatch(rf"{title}: {key} has no value, and needs one: {key}=\w[\w.]+\n", said)
+
+
+ROOT = Path(__file__).parents[2]
+QUOTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDERS = re.compile(r"\bRUN\b|\bckpt=outputs|experiment=mine\b|--help")
+
+
+def quoted_commands(text: str) -> list[str]:
+    """The dien-train and dien-prepare commands of the code blocks of a document, shell variables filled in."""
+    commands = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        variables = dict(re.findall(r'^(\w+)="([^"]*)"', block, re.MULTILINE))
+        for line in re.sub(r'^\w+="[^"]*"', "", block, flags=re.MULTILINE).splitlines():
+            for name, value in variables.items():
+                line = line.replace(f"${name}", " ".join(value.split()))
+            if found := re.match(r"(?:srun |torchrun .*--no-python )?(dien-(?:train|prepare)\b.*)", line.strip()):
+                commands.append(found[1])
+    return commands
+
+
+COMMANDS = sorted({command for file in QUOTED for command in quoted_commands(file.read_text())})
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not PLACEHOLDERS.search(command)])
+def test_quoted_commands_compose(
+    command: str, dien_train: Any, dien_prepare: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed: list[Any] = []
+    monkeypatch.setattr("dien.train.run_job", lambda cfg, train: composed.append(OmegaConf.to_yaml(cfg, resolve=True)))
+    monkeypatch.setattr("dien.train.instantiate", lambda cfg, **_: _composed(composed, cfg))
+    monkeypatch.setattr("dien.sweep.run", lambda jobs, config, launcher: composed.extend(jobs))
+    monkeypatch.setattr("dien.sweep.BasicSweeper.split_arguments", lambda given, size: [few(split(given, size)[0])])
+    program, *words = shlex.split(command, comments=True)
+    words = [word for word in words if word != "..."]
+    status = (dien_train if program == "dien-train" else dien_prepare)(*words)
+    assert composed, capsys.readouterr().err
+    assert status == 0 or program == "dien-prepare"
+
+
+def _composed(composed: list[Any], cfg: DictConfig) -> None:
+    OmegaConf.resolve(cfg)
+    composed.append(cfg)
+    raise DataError("That was enough.")
+
+
+split = BasicSweeper.split_arguments
+
+
+def few(combinations: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of all combinations of a sweep, those with an override that none before had, seeds aside."""
+    kept, seen = [], set[str]()
+    for combination in combinations:
+        new = {override for override in combination if not override.startswith("seed=")} - seen
+        if new or not kept:
+            kept.append(list(combination))
+            seen |= new
+    return kept
+
+
+def test_commands_are_found_in_documents(dien_train: Any, capsys: Any) -> None:
+    text = '```\nB="data=sample\n  seed=1"\nsrun dien-train $B modle=din  # c\ndien-report x\n```\n`dien-train y`'
+    assert quoted_commands(text) == ["dien-train data=sample seed=1 modle=din  # c"]
+    assert len(COMMANDS) > 30

@@ -72,6 +72,40 @@ def test_mistakes_are_one_sentence(finished_run, dien_explain, capsys, arguments
         assert name in printed.err
 
 
+def test_ids_are_text_and_no_markup(dien_train, small, events, dien_explain, capsys):
+    events.write_text(events.read_text().replace("u7,", "x[/b],").replace(",c0", ",[red]c0"))
+    assert dien_train(*small, "hydra.run.dir=run", "trainer.max_epochs=1") == 0
+    capsys.readouterr()
+    assert dien_explain("run", "--user", "x[/b]", "--figure", "[b]/x.svg") == 0
+    printed = capsys.readouterr().out
+    assert "user x[/b]: candidates" in printed
+    assert "user x[/b]: history" in printed
+    assert "figure: [b]/x.svg" in printed
+    assert "[red]c0" in printed
+
+
+def test_the_figure_names_candidates_as_the_table_does(finished_run):
+    loaded = runs.load_model(finished_run)
+    prepared = loaded.data.data
+    told = explain.explain(loaded.network, prepared, user=row_of(prepared, "user", "u7"), history_length=8)
+    labels = [label.get_text() for label in explain.figure_of(told).axes[0].get_yticklabels()]
+    names = item_names(prepared, told.candidate_C)
+    assert labels == [
+        f"c{c + 1} {name} ({score:.2f}{', next' if c == 0 else ''})"
+        for c, (name, score) in enumerate(zip(names, told.score_C, strict=True))
+    ]
+    with pytest.raises(ConfigError, match="no history to draw"):
+        explain.figure_of(told._replace(history_T=told.history_T[:0]))
+
+
+def test_what_cannot_be_written_or_has_no_checkpoint_is_named(finished_run, dien_explain, capsys):
+    assert dien_explain(str(finished_run), "--user", "u0", "--figure", "/proc/x.png") == 2
+    assert capsys.readouterr().err.endswith(": /proc/x.png\n")
+    (finished_run / "checkpoints").rename("elsewhere")
+    assert dien_explain(str(finished_run), "--user", "u0") == 2
+    assert "has no checkpoint: its run ended before it saved one" in capsys.readouterr().err
+
+
 def test_a_network_without_attention_says_so(dien_train, small, dien_explain, capsys):
     assert dien_train(*small, "model=base", "hydra.run.dir=run", "trainer.max_epochs=1") == 0
     assert dien_explain("run", "--user", "u0") == 2

@@ -1,6 +1,7 @@
 """From a run folder to an export and from there to scores of raw ids, in a process without torch."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,9 @@ def test_onnx_scores_raw_ids_without_torch(finished_run, capsys):
     assert {r.item: r.known for r in ranked} == {"i7": True, "i0": True, "nothing": False}
     assert scorer.rank(user, history, candidates, top=1) == ranked[:1]
     assert scorer.score_many([]) == []
+    for wrong in ((None, candidates), ("i1", candidates), (history, "i7"), (history, None)):
+        with pytest.raises(TypeError, match="must be a list of ids, not"):
+            scorer.scores(user, *wrong)
     _card_says_what_is_known(folder, finished_run)
     _damage_is_one_sentence(folder)
 
@@ -191,6 +195,11 @@ def test_mistakes_are_one_sentence_and_leave_nothing(finished_run, tmp_path, cap
     monkeypatch.setattr("dien.export.write.check_export", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command.export(finished_run, "weights", tmp_path / "made")
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        monkeypatch.setattr("dien.export.write.check_export", lambda *a, by=number, **k: signal.raise_signal(by))
+        capsys.readouterr()
+        assert dien_export(str(finished_run), "--format", "weights", "--output", str(tmp_path / "made")) == status
+        assert capsys.readouterr() == ("", "")
     assert not [path for path in tmp_path.iterdir() if "made" in path.name]
     assert not (finished_run / "export").exists()
 

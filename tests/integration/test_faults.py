@@ -1,13 +1,20 @@
 """Faults of the data, of the numbers and of the place: one sentence, nothing half-written."""
 
+import ctypes
 import json
+import os
 import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dien import runs
+from dien.data.datamodule import DataModule
 from dien.module import ClickModule
 
 
@@ -155,3 +162,81 @@ def test_a_place_that_cannot_be_written(dien_train, small, capsys, blocked):
     assert str(Path(blocked)) in error
     assert Path(blocked).read_text() == ""
     assert not list(Path().glob("run/metrics.json"))
+
+
+@pytest.fixture
+def permissions() -> Iterator[Callable[[Path, int], None]]:
+    """`permissions(path, mode)`, which then hold for this thread even if it is root's."""
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    effective, changed = sets[0], list[tuple[Path, int]]()
+
+    def change(path: Path, mode: int) -> None:
+        changed.append((path, path.stat().st_mode))
+        path.chmod(mode)
+        sets[0] = effective & ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        assert libc.capset(header, sets) == 0
+
+    yield change
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0
+    for path, mode in changed:
+        if path.exists():  # an empty run folder is taken away
+            path.chmod(mode)
+
+
+@pytest.mark.parametrize("closed", ["place", "run", "dataset"])
+def test_what_permissions_forbid(dien_train, dien_prepare, small, capsys, permissions, closed):
+    """The place of the run folder is read-only, or the run folder is, or an array of the dataset may not be read."""
+    assert dien_prepare(*[override for override in small if override.startswith("data")]) == 0
+    capsys.readouterr()
+    run = Path("place/run").absolute()
+    run.mkdir(parents=True)
+    if closed == "place":
+        run.rmdir()
+    before = set(Path().rglob("*"))
+    forbidden = {"place": run.parent, "run": run, "dataset": next(Path("cache").absolute().glob("*/click_item.npy"))}
+    permissions(forbidden[closed], 0 if closed == "dataset" else 0o555)
+    assert dien_train(*small, f"hydra.run.dir={run}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dien-train: ")
+    assert error.count("\n") == 1
+    assert "Permission denied" in error
+    assert str(run if closed == "place" else forbidden[closed]) in error
+    assert set(Path().rglob("*")) <= before
+
+
+@pytest.mark.parametrize("command", ["alone", "sweep", "evaluation"])
+def test_a_signal_while_the_data_are_prepared(dien_train, small, monkeypatch, capsys, command):
+    """One sentence, a status, and SLURM is asked to requeue the job, as in training."""
+    if command == "evaluation":
+        assert dien_train(*small, "trainer.max_epochs=1") == 0
+        small = ["ckpt=run", "train=false"]
+    if command == "sweep":
+        small = ["-m", *small[:-1], "hydra.sweep.dir=.", "hydra.sweep.subdir=run"]
+    requeued: list[list[str]] = []
+    monkeypatch.setattr("dien.cluster.subprocess.run", lambda command, **options: requeued.append(command))
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+
+    def unheard(number: int, frame: object) -> None:
+        pytest.fail("nobody took the signal")
+
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+
+        def prepare_data(self: DataModule, number: int = number) -> None:
+            with suppress(Exception):  # whoever takes it for a failure of his own
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(DataModule, "prepare_data", prepare_data)
+        before = signal.signal(number, unheard)
+        try:
+            assert dien_train(*small) == 128 + number
+        finally:
+            signal.signal(number, before)
+        sentence = f"stopped by {number.name}: give the same command again."
+        assert f"dien-train: {sentence}\n" in capsys.readouterr().err
+        status = runs.read_status(Path("run"))
+        wanted = ("finished", None) if command == "evaluation" else ("stopped", sentence)
+        assert (status["status"], status["error"]) == wanted
+    assert requeued == [["scontrol", "requeue", "12"]]

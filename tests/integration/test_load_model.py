@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dien import runs
-from dien.errors import DienError
+from dien.errors import ConfigError, DienError
 from dien.metrics import AUC
 
 
@@ -67,4 +67,23 @@ def test_the_log_is_not_needed_where_the_dataset_is_in_the_cache(run, events, tm
     trained_on = json.loads((run / "environment.json").read_text())["dataset_fingerprint"]
     assert runs.load_model(run).data.data.fingerprint == trained_on
     with pytest.raises(DienError, match=r"events\.csv"):  # another dataset needs its log
-        runs.load_model(run, overrides=["data.min_count=2"])
+        runs.load_model(run, overrides=["data.source.time_unit=ms"])
+
+
+def test_what_was_trained_cannot_be_overridden(run):
+    for override, message in (
+        ("junk", "the override 'junk' is not of the form KEY=VALUE"),
+        ("foo.bar=5", "the override foo.bar=5 would change what was trained"),
+        ("model.evolution._target_=dien.model.evolution.AUGRU", "would change what was trained"),
+        ("data.history_length=5", "would change what was trained"),
+        ("data.min_count=2", "would change what was trained"),
+        ("data.source=x", "would change what was trained"),
+        ("data.source._target_=dien.data.sources.amazon.Amazon", "would change what was trained"),
+        ("data.source.evnts=x.csv", r"names no key of this run's log: data.source has events, .*time_unit"),
+        ("data.source.columns.junk=x", "names no key of this run's log"),
+        ("data.source.columns.user_id.x=y", "names no key of this run's log"),
+        ("data.prepared=[", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=message) as refusal:
+            runs.load_model(run, overrides=[override])
+        assert str(refusal.value).endswith(".")

@@ -208,7 +208,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tested, tmp_path, command):
         "cut.csv.gz: cannot be read": (run, "--input", packed, "--output", out),
         "ragged.csv: cannot be read": (run, "--input", ragged, "--output", out),
         "broken.jsonl: cannot be read": (run, "--input", broken, "--output", out),
-        "late.csv, line 4": (run, "--input", late, "--output", out),
+        "late.csv, row 3": (run, "--input", late, "--output", out),
         "there are no rows in it": (run, "--input", empty, "--output", out),
         "the file is empty": (run, "--input", tmp_path / "empty.csv", "--output", out),
         "no column 'who' for --user, only note, user": (run, "--input", good, "--output", out, "--user", "who"),
@@ -222,6 +222,40 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tested, tmp_path, command):
         assert (status, message in said, said.count("\n")) == (2, True, 1), (message, said)
     assert sorted(tmp_path.iterdir()) == before
     assert command(run, "--input", good, "--output", out)[0] == 0
+
+
+def test_blank_lines_are_no_rows_and_messages_count_rows(tested, tmp_path, command):
+    run, _, _, _ = tested
+    (tmp_path / "in.csv").write_text('user,item,note\n\nu1,i1,"two\nlines"\n\n\nu2,i2,\n\n')
+    (tmp_path / "in.jsonl").write_text('{"user": "u1", "item": "i1"}\n\n{"user": "u2", "item": "i2"}\n\n')
+    for suffix in ("csv", "jsonl"):
+        assert command(run, "--input", tmp_path / f"in.{suffix}", "--output", tmp_path / "out.parquet") == (0, "")
+        assert read(tmp_path / "out.parquet")["user"].to_list() == ["u1", "u2"]
+    (tmp_path / "late.csv").write_text('user,item,time,note\n\nu1,i1,1,"two\nlines"\n\nu2,i2,soon,\nu3,i3,3,\n')
+    (tmp_path / "late.jsonl").write_text(
+        '{"user": 1, "item": 7, "time": "1"}\n\n{"user": 2, "item": 7, "time": "soon"}\n'
+    )
+    for suffix in ("csv", "jsonl"):
+        status, said = command(run, "--input", tmp_path / f"late.{suffix}", "--output", tmp_path / "out.parquet")
+        assert (status, f"late.{suffix}, row 2: time 'soon'" in said) == (2, True), said
+
+
+def test_a_folder_of_weights_has_no_histories(finished_run, tmp_path, command):
+    export(finished_run, "weights", tmp_path / "weights")
+    write(pl.DataFrame({"user": ["u1"], "item": ["i1"]}), tmp_path / "in.csv")
+    status, said = command(tmp_path / "weights", "--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv")
+    assert (status, said.count("\n"), "lacks the prepared dataset that dien-predict needs" in said) == (2, 1, True)
+
+
+def test_a_table_is_walked_over_once_for_its_columns(tested, events, tmp_path, monkeypatch):
+    """JSON lines have to be read as a whole for that."""
+    run, frame, _, _ = tested
+    walk, walked = impressions._json_schema, []
+    monkeypatch.setattr(impressions, "_json_schema", lambda path: walked.append(path) or walk(path))
+    source = write(frame[:5], tmp_path / "in.jsonl")
+    history = write(pl.read_csv(events), tmp_path / "clicks.jsonl")
+    predict.predict(run, input=source, output=tmp_path / "out.csv", history=history)
+    assert walked == [source, history]
 
 
 def test_a_failed_write_keeps_the_old_output(tmp_path):

@@ -119,6 +119,30 @@ def test_the_page_escapes_values_and_links_to_the_runs(dien_report, sweep) -> No
     assert len(ids) == len(set(ids))
 
 
+def test_without_a_finished_run_the_page_tells_what_became_of_them(dien_report, make_run, capsys) -> None:
+    make_run("a", auc=None, status={"status": "failed", "error": "no space left."})
+    make_run("b", auc=None, status={"status": "running", "process": 12, "host": "node7"})
+    assert dien_report("runs", "--html", "page.html", "--csv", "table.csv", "--figures", "figures") == 1
+    printed = capsys.readouterr()
+    assert "runs/a: it failed: no space left" in printed.out
+    assert "runs/b: it has not finished: process 12 on node7 ended without a word" in printed.out
+    assert printed.err == "dien-report: none of the 2 runs there has finished: nothing can be compared.\n"
+    text = Path("page.html").read_text()
+    assert text.count("no space left") == 2  # in the notes and in the table of runs
+    assert "None of these runs has finished" in text
+
+
+def test_the_page_names_variants_once_for_keys_that_go_together(dien_report, sweep, make_run) -> None:
+    for seed in (0, 1):
+        make_run(f"{seed}_deep", model="deep", seed=seed, config={"model.head.hidden": [1], "optimizer.lr": 0.1})
+    assert dien_report(sweep, "--html", "report.html", "--by", "model.name") == 0
+    text = Path("report.html").read_text()
+    differences = text[text.index('id="differences"') : text.index("What all runs have in common")]
+    assert "2 keys together" in differences
+    assert differences.count("the other 3") >= 1
+    assert re.search(r"model.head.hidden</td><td class=.long.><span class=.soft.>A</span> \[200, 80\]", differences)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine; .ci/run installs it")
 def test_the_page_in_a_browser(dien_report, sweep, tmp_path) -> None:
     from playwright.sync_api import sync_playwright
@@ -148,6 +172,13 @@ def test_the_page_in_a_browser(dien_report, sweep, tmp_path) -> None:
             assert dark == ([True, False] if scheme == "dark" else [False, True])
             drawn = page.locator("figure svg g[style*='fill']").first.evaluate("e => getComputedStyle(e).color")
             assert drawn == ink  # text in figures follows the page
+            if width == 390:  # every cell of every table can be read without pushing the page aside
+                edges = "cells => cells.map(cell => cell.getBoundingClientRect()).map(box => [box.left, box.right])"
+                for left, right in page.locator("#results td, #differences td, #runs td").evaluate_all(edges):
+                    assert left >= 0
+                    assert right <= width
+                rows = page.locator("#runs tbody tr").evaluate_all("rows => rows.map(row => row.offsetHeight)")
+                assert max(rows) < 150
             page.screenshot(path=f"{width}.png", full_page=True)
             context.close()
         browser.close()

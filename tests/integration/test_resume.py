@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from dien import runs
 from dien.module import ClickModule
 
 CLOCK = ("seconds", "train/samples_per_second", "train/data_wait")
@@ -311,10 +312,24 @@ def test_a_reading_process_that_dies(dien_train, small, interrupt, capsys):
 
 
 def test_out_of_memory(dien_train, small, interrupt, capsys):
+    assert dien_train(*small, "hydra.run.dir=whole") == 0
     interrupt(4, lambda: torch.empty(1 << 60))
     assert dien_train(*small, "hydra.run.dir=run", "checkpoint.steps=3") == 2
     assert "out of memory: lower data.batch_size, and continue with ckpt=" in capsys.readouterr().err
     assert state_of("run")["global_step"] == 3
+    assert dien_train("ckpt=run") == 0
+    expect_same("run")
+
+
+def test_a_run_that_was_stopped_behind_its_metrics_is_unfinished(dien_train, small):
+    """A signal while figures go to W&B, say: a requeued job has to find this run, and not to begin another."""
+    assert dien_train(*small, "hydra.run.dir=outputs/default/first_mine", "name=mine") == 0
+    runs.end(Path("outputs/default/first_mine"), "stopped", "stopped by SIGUSR1: ...")
+    before = everything("outputs/default/first_mine")
+    assert dien_train(*small, "name=mine", "ckpt=auto") == 0
+    assert [path.name for path in Path("outputs/default").iterdir()] == ["first_mine"]
+    assert runs.read_status(Path("outputs/default/first_mine"))["status"] == "finished"
+    assert everything("outputs/default/first_mine") == before
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")

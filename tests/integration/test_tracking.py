@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dien.looks import WIDE
 from dien.runs import offline_wandb
 from dien.runs.offline_wandb import WandbLog
 from dien.telemetry import Telemetry
+from dien.tracking import DPI
 
 SECRETS = {"WANDB_API_KEY": "0123456789" * 4, "AWS_SECRET_ACCESS_KEY": "a-sentinel-that-nobody-may-see"}
 
@@ -53,7 +56,9 @@ def test_wandb_offline_has_everything_and_a_resumed_run_goes_on_in_it(dien_train
     assert log.summary["best_epoch"] == 0
     images = list(Path("run").glob("wandb/offline-run-*/files/media/images/figures/*.png"))
     assert sorted(path.name.partition("_")[0] for path in images) == ["learning", "selection"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
+    for path in images:
+        with Image.open(path) as image:
+            assert image.width == DPI * WIDE
 
     Path("run").rename("moved")
     assert dien_train("ckpt=moved", "trainer.max_epochs=2") == 0

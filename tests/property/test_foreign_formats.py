@@ -3,25 +3,25 @@
 For Amazon's lines the fast readers must also give what the careful one gives, line by line.
 """
 
-import contextlib
 import gzip
 import json
 import pickle
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dien.data.log import Log
-from dien.data.sources import AuthorsFiles, RecBoleAtomic, Table
+from dien.data.sources import AuthorsFiles, RecBoleAtomic, Table, amazon_lines
 from dien.data.sources.amazon import RELEASES, Amazon
 from dien.data.sources.amazon_lines import BadLineError, Format, Tally, read
-from dien.data.sources.lines import Block
 from dien.data.sources.literals import literal
 from dien.data.sources.plain_pickle import read_plain_pickle
-from dien.errors import DienError
+from dien.errors import DataError, DienError
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -52,7 +52,9 @@ def lines_of(fields: dict[str, st.SearchStrategy[Any]], *writers: Any) -> st.Sea
     )
     cut = st.builds(lambda line, at: line[: at % (len(line) + 1)], written, st.integers(0, 500))
     noise = st.binary(max_size=20).map(lambda data: data.replace(b"\n", b""))
-    return st.one_of(written, written, written, cut, noise, st.sampled_from([b"", b" ", b"null", b"[]", b"{}"]))
+    return mutated(
+        st.one_of(written, written, written, cut, noise, st.sampled_from([b"", b" ", b"null", b"[]", b"{}"]))
+    )
 
 
 def write(root: str, name: str, content: bytes) -> Path:
@@ -61,44 +63,107 @@ def write(root: str, name: str, content: bytes) -> Path:
     return path
 
 
-def one_by_one(form: Format, lines: list[bytes]) -> list[tuple[Any, ...]]:
-    rows = []
+ODD_BYTES = st.sampled_from(
+    [
+        *[
+            b"\r",
+            b"\x00",
+            b"\t",
+            b" ",
+            b"\\",
+            b"\\q",
+            b"\\x4",
+            b"\\477",
+            b"'",
+            b'"',
+            b'"""',
+            b"''",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+        ],
+        *[b",", b", ", b":", b"0", b"-", b".", b"e5", b"u", b"None", b"null", b"\xef\xbb\xbf", b"\xff", b"\xc2\x85"],
+        *[
+            b"'asin': 'z', ",
+            b'"asin": "z", ',
+            b"'categories': [['q']], ",
+            b'"reviewerID": "z", ',
+            b'"category": ["q"], ',
+        ],
+    ]
+)
+
+
+def mutated(line: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Some lines with a few bytes taken out or put in."""
+
+    def apply(line: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+        for where, length, new in edits:
+            at = round(where * len(line))
+            line = line[:at] + new + line[at + length :]
+        return line
+
+    edit = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 1]), ODD_BYTES | st.just(b""))
+    return line | st.builds(apply, line, st.lists(edit, min_size=1, max_size=3))
+
+
+def one_by_one(form: Format, lines: list[bytes]) -> tuple[list[tuple[Any, ...]], Counter[str]]:
+    """The rows that the careful reader gives, and how many lines it refuses as what."""
+    rows, counts = [], Counter({f"{form.kind}_lines": len(lines)})
     for line in lines:
-        if line.strip(b" \t\r\n"):
-            with contextlib.suppress(BadLineError):
-                rows.append(form.careful(line))
-    return rows
+        try:
+            if not line.strip(b" \t\r\n"):
+                raise BadLineError("blank", "")
+            rows.append(form.careful(line))
+        except BadLineError as error:
+            counts[f"{form.kind}_{error.kind}_lines"] += 1
+    return rows, counts
 
 
 def check(form: Format, lines: list[bytes]) -> None:
-    """All lines at once, and each of them through the fast reader alone, against the careful one."""
-    content = b"".join(line + b"\n" for line in lines)
-    assume(not content.startswith(b"\x1f\x8b"))  # that would be gzip
-    expected = one_by_one(form, lines)
-    with tempfile.TemporaryDirectory() as root:
-        path = write(root, "file", content)
-        tally = Tally("skip")
-        assert read(path, form, tally).rows() == expected
-        kinds = ("blank", "malformed", "incomplete")
-        assert len(expected) + sum(tally.counts[f"{form.kind}_{kind}_lines"] for kind in kinds) == len(lines)
+    """All lines at once, each of them alone and each beside good ones, through the fast reader and the careful one."""
+    assume(not b"\n".join(lines).startswith(b"\x1f\x8b"))  # that would be gzip
+    lines = [line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line for number, line in enumerate(lines)]
+    expected, counts = one_by_one(form, lines)
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        path = write(root, "file", b"".join(line + b"\n" for line in lines))
+        for smallest, mark in ((8, b""), (1, b"\xef\xbb\xbf")):  # 1: single lines, too, are tried fast
+            patch.setattr(amazon_lines, "_SMALLEST", smallest)
+            path.write_bytes(mark + b"".join(line + b"\n" for line in lines))
+            tally = Tally("skip")
+            assert read(path, form, tally).rows() == expected
+            assert +tally.counts == +counts
+        strict = Tally("error")
+        if counts.total() > len(lines):
+            with pytest.raises(DataError, match="on_bad_line"):
+                read(path, form, strict)
+        else:
+            assert read(path, form, strict).rows() == expected
+    good = [line for line in lines if not one_by_one(form, [line])[1].total() > 1][:1]
     for line in lines:
-        frame = form.fast(Block(1, 1, line).data)
-        if frame is not None:
-            assert frame.drop_nulls(form.required).rows() == one_by_one(form, [line])
+        for block in ([line], [*good, line, *good]):
+            frame = form.fast(b"".join(text + b"\n" for text in block))
+            if frame is not None:
+                whole = frame.drop_nulls(form.required)
+                rows, counts = one_by_one(form, block)
+                assert whole.rows() == rows
+                assert counts[f"{form.kind}_malformed_lines"] == 0
+                assert counts[f"{form.kind}_incomplete_lines"] == frame.height - whole.height
+
+
+REVIEW = {
+    **dict.fromkeys(("reviewerID", "user_id", "asin", "parent_asin"), texts),
+    **dict.fromkeys(("unixReviewTime", "timestamp"), st.integers(-5, 2**64)),
+}
 
 
 @quick
-@given(
-    st.lists(
-        lines_of({"reviewerID": texts, "asin": texts, "unixReviewTime": st.integers(-5, 2**64)}, json.dumps),
-        max_size=12,
-    )
-)
-@example(
-    [b'{"asin": "a", "reviewerID": "b", "unixReviewTime": 1}' + b" " * 3, b"\xef\xbb\xbf{}", b'{"asin": "\\ud800"}']
-)
-def test_reviews(lines: list[bytes]) -> None:
-    check(RELEASES[2014].review_format(), lines)
+@given(st.lists(lines_of(REVIEW, json.dumps), max_size=12), st.sampled_from([2014, 2018, 2023]))
+@example([b'{"asin": "a", "reviewerID": "b", "unixReviewTime": 1}' + b" " * 3, b"\xef\xbb\xbf{}"], 2014)
+@example([b'{"asin": "\\ud800"}', b'{"asin": "a", "asin": "b", "reviewerID": "u", "unixReviewTime": 1}'], 2014)
+def test_reviews(lines: list[bytes], release: int) -> None:
+    check(RELEASES[release].review_format(), lines)
 
 
 @quick
@@ -111,14 +176,26 @@ def test_reviews(lines: list[bytes]) -> None:
 )
 @example([b"{'asin': 'a', 'x': \"'categories': [['q']]\", 'categories': [['b']]}"], "first")
 @example([b"{'asin': 'a', 'categories': [[\"it's\", 'x \\\\ y']]}", b"{'asin': 'a', 'b': u'c'}"], "last")
+@example([b"{'asin': 'a', 'x': 'the \"\"\"best\"\"\" one', 'categories': [['b']]}", b"{bad"], "first")
+@example([b"{'asin': 'i\r0'}", b"{'asin': 'a', 'x': '\x00'}", b"{'asin': 'a', 'x': 'a\\q'}"], "first")
+@example(
+    [b"{'asin': 'a', 'categori\\x65s': [['b']]}", b"{'asin': 'a', 'x': 07}", b"{'asin': 'a', 'asin': 'b'}"], "first"
+)
+@example([b'{"asin": "a", "categories": [["\\u001f"]]}'], "first")
 def test_metadata_of_2014(lines: list[bytes], which: Any) -> None:
     check(RELEASES[2014].metadata_format(which), lines)
 
 
 @quick
-@given(st.lists(lines_of({"parent_asin": texts, "categories": paths, "title": values}, json.dumps), max_size=12))
-def test_metadata_of_2023(lines: list[bytes]) -> None:
-    check(RELEASES[2023].metadata_format("first"), lines)
+@given(
+    st.lists(
+        lines_of({"asin": texts, "category": paths, "parent_asin": texts, "categories": paths}, json.dumps),
+        max_size=12,
+    ),
+    st.sampled_from([2018, 2023]),
+)
+def test_metadata_of_2018_and_2023(lines: list[bytes], release: int) -> None:
+    check(RELEASES[release].metadata_format("first"), lines)
 
 
 @quick

@@ -1,5 +1,6 @@
 """Locks between processes: one owner, and a killed one is no owner."""
 
+import fcntl
 import logging
 import signal
 import subprocess
@@ -67,3 +68,27 @@ def test_the_lock_is_given_back_after_an_error(tmp_path):
     with pytest.raises(ValueError, match="oops"), locks.waiting(tmp_path / "lock", "x"):
         raise ValueError("oops")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_writes_nothing_and_works_where_nothing_can_be_written(tmp_path):
+    path = tmp_path / "lock"
+    assert locks.in_use(path) is False
+    with another_owner(path):
+        tmp_path.chmod(0o500)
+        assert locks.in_use(path) is True
+    assert locks.in_use(path) is False
+    tmp_path.chmod(0o700)
+    assert locks.take(path)
+    assert locks.in_use(path) is True  # by this process
+    locks.release(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_looks_does_not_make_a_writer_fail(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `in_use` does, for longer
+        threading.Timer(locks.GLANCE / 4, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        assert locks.take(path)
+    locks.release(path)

@@ -6,13 +6,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from dien import plots
+from dien import figures, plots
+from dien.looks import COLUMN, INK, looks
 from dien.reporting.comparison import Comparison, compare
 from dien.runs.read import read
 
@@ -44,7 +46,7 @@ def drawn_texts(figure: Figure) -> list[tuple[str, object]]:
 @pytest.mark.parametrize("name", ["auc", "losses", "alpha", "cost"])
 def test_no_text_overlaps_or_leaves_the_column(comparison: Comparison, name: str) -> None:
     figure = plots.figures_of(comparison)[name]
-    assert figure.get_figwidth() == plots.COLUMN
+    assert figure.get_figwidth() == COLUMN
     texts = drawn_texts(figure)
     for (one, box), (other, second) in itertools.combinations(texts, 2):
         width = min(box.x1, second.x1) - max(box.x0, second.x0)
@@ -105,7 +107,7 @@ def test_files_are_the_same_every_time_and_have_300_dots_an_inch(comparison: Com
         paths = plots.save(plots.metric_against_alpha(comparison), folder, "alpha")
         contents.append([path.read_bytes() for path in paths])
         with Image.open(paths[0]) as image:
-            assert image.width == 300 * plots.COLUMN
+            assert image.width == 300 * COLUMN
     assert contents[0] == contents[1]
 
 
@@ -118,11 +120,61 @@ def test_inline_svg_has_ids_of_its_own_and_the_colour_of_the_text_around(compari
         used = {v[1:] for e in tree.iter() for k, v in e.attrib.items() if k.endswith("href") and v.startswith("#")}
         assert used <= ids[-1]
         assert "currentColor" in text
-        assert plots.INK not in text
+        assert INK not in text
     assert not ids[0] & ids[1]
 
 
-def test_no_two_series_look_alike() -> None:
-    looks = list(itertools.islice(plots._looks(), 28))
-    assert len({(colour, line) for colour, line, _ in looks}) == 28
-    assert len({(colour, marker) for colour, _, marker in looks}) == 28
+def test_no_two_series_look_alike_not_even_in_grey() -> None:
+    first = list(itertools.islice(looks(), 35))
+    assert len({(colour, line) for colour, line, _ in first}) == 35
+    assert len({(line, marker) for _, line, marker in first}) == 35
+    assert len({line for _, line, _ in first[:5]}) == 5
+
+
+def test_the_first_learning_curves_differ_in_line_and_marker(comparison: Comparison) -> None:
+    lines = plots.learning_curves(comparison).axes[0].lines[:5]
+    assert len({line.get_linestyle() for line in lines[:4]}) == 4
+    assert len({line.get_marker() for line in lines}) == 5
+
+
+def test_an_attention_map_of_a_long_history_fits_a_page() -> None:
+    attention = np.random.default_rng(0).dirichlet(np.ones(100), 5).astype(np.float32)
+    steps = [f"a long title of a book, number {step}" for step in range(99)] + ["the newest"]
+    figure = figures.attention_map(attention, steps, [f"c{c} {'x' * 40}" for c in range(5)])
+    assert figure.get_figwidth() == 7.0  # so a page prints it in the size that it is drawn in
+    texts = drawn_texts(figure)
+    for (one, box), (other, second) in itertools.combinations(texts, 2):
+        width = min(box.x1, second.x1) - max(box.x0, second.x0)
+        height = min(box.y1, second.y1) - max(box.y0, second.y0)
+        assert width <= 1 or height <= 1, (one, other)
+    axes = figure.axes[0]
+    assert all(label.get_fontsize() >= 6 for label in (*axes.get_xticklabels(), *axes.get_yticklabels()))
+    assert axes.get_xticklabels()[-1].get_text() == "the newest"
+    assert axes.get_position().width > 0.4
+    assert all(
+        box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for _, box in texts
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_figures_of_a_run_have_whole_epochs_and_no_text_outside(tmp_path: Path, epochs: int) -> None:
+    rows = ["epoch,step,train/loss,train/ctr_loss,train/gradient_norm,val/auc,val/attention_entropy,val/update_gate"]
+    for epoch in range(epochs):
+        rows += [f"{epoch},{10 * epoch + 5},0.7,0.7,0.1,,,", f"{epoch},{10 * epoch + 9},,,,0.6,0.9,0.1"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    drawn = figures.of_run(tmp_path / "metrics.csv")
+    assert list(drawn) == ["learning_curves", "selection"]
+    for figure in drawn.values():
+        for text, box in drawn_texts(figure):
+            assert box.y1 <= figure.bbox.y1, text
+        right = figure.axes[1]
+        low, high = right.get_xlim()
+        assert [tick for tick in right.get_xticks() if low <= tick <= high] == list(range(1, epochs + 1))
+        assert right.get_legend().get_window_extent().y0 >= right.get_window_extent().y1  # it covers no point
+
+
+def test_a_histogram_of_equal_values() -> None:
+    axes = figures.distributions({"gaps": np.ones(5)}, "gaps", logarithmic=True).axes[0]
+    values, edges, _ = axes.patches[0].get_data()
+    assert values.sum() == pytest.approx(1)
+    assert np.all(np.diff(edges) > 0)

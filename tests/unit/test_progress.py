@@ -2,12 +2,13 @@
 
 import io
 import logging
+import re
 import sys
 
 import pytest
 
 from dien import progress
-from dien.progress import downloading, duration, stage, stages
+from dien.progress import counted, downloading, duration, rate, stage, stages
 
 
 @pytest.fixture
@@ -56,7 +57,10 @@ def test_stages_say_nothing_of_short_work_and_where_long_work_is(clock, caplog):
         clock[0] = 400
         stage("writing")
         clock[0] = 405
-    assert caplog.messages == ["preparing x: writing (2 of 2), after 7 min", "preparing x: done in 7 min"]
+    assert caplog.messages == [
+        "preparing x: writing (2 of 2), after 7 min, 7 min each, about 7 min left",
+        "preparing x: done in 7 min",
+    ]
     stage("outside of any work")
     assert len(caplog.messages) == 2
 
@@ -72,9 +76,32 @@ def test_a_terminal_shows_bars_one_at_a_time(monkeypatch, caplog):
         stage("writing")
     shown = terminal.getvalue()
     assert "\x1b[" in shown
-    for part in ("preparing x: reading", "data.zip", "60/100 bytes", "preparing x: writing", "1/2"):
+    for part in ("preparing x: reading", "data.zip", "60/100 bytes", "preparing x: writing", "1/2", "/s"):
         assert part in shown
     assert caplog.messages == []
+
+
+def test_things_are_counted_with_rate_and_remaining_time(clock, caplog):
+    caplog.set_level(logging.INFO)
+    for second in counted("reading", range(1, 41)):
+        clock[0] = second * 0.5
+    assert caplog.messages == ["reading: 20 of 40, after 10 s, 2.0/s, about 10 s left"]
+
+
+def test_a_terminal_shows_what_is_counted(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert list(counted("reading", [1, 2, 3])) == [1, 2, 3]
+    assert re.search(r"reading.*3/3.*/s.*0:00:00", terminal.getvalue())
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"), [(0, 5, ""), (1, 7, "7 s each"), (9, 2, "4.5/s"), (4000, 2, "2,000/s")]
+)
+def test_rates(done, seconds, text):
+    assert rate(done, seconds) == text
 
 
 @pytest.mark.parametrize(

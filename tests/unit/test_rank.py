@@ -113,6 +113,23 @@ def test_rank_orders_by_score_and_keeps_the_order_of_equals(make_ranker):
         ranker.rank([], wanted, top=0)
 
 
+def test_what_is_no_list_of_ids_is_refused(make_ranker):
+    """A text alone would count as a list of its letters."""
+    ranker = make_ranker()
+    for history, wanted, message in (
+        (None, ITEMS, "a history must be a list of ids, not None"),
+        ("i1", ITEMS, "a history must be a list of ids, not 'i1'"),
+        (7, ITEMS, "a history must be a list of ids, not 7"),
+        ({"i1": 1}, ITEMS, "a history must be a list of ids"),
+        (["i1"], "i1", "the candidates must be a list of ids, not 'i1'"),
+        (["i1"], None, "the candidates must be a list of ids, not None"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            ranker.score(history, wanted)
+    for ids in (np.array(ITEMS), tuple(ITEMS)):
+        np.testing.assert_array_equal(ranker.score(ids, ids), ranker.score(ITEMS, ITEMS))
+
+
 def test_states_of_another_model_and_damaged_ones_are_refused(make_ranker):
     ranker, other = make_ranker(), make_ranker()
     state = ranker.state(ITEMS[:3])

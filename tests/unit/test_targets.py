@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from dien.errors import ConfigError
 from dien.model.layers import Head
-from dien.targets import instantiate
+from dien.targets import check_interpolation, instantiate
 
 HOSTILE = [
     "os.system",
@@ -67,3 +67,48 @@ def test_own_packages_are_allowed_by_the_environment_only(monkeypatch):
         instantiate(node)
     monkeypatch.setenv("DIEN_TARGETS", "mine,fractions")
     assert instantiate(node) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name=${model.name}_${.seed}",
+        "name=${hydra:job.num}_${now:%Y}",
+        "alpha=${oc.select:.auxiliary.${.variant},0.0}",
+        "a=[1,{b: {c: ${d}}}]",
+        "a=}{$",
+        "-m",
+    ],
+)
+def test_interpolations_of_the_configuration_itself(text):
+    check_interpolation(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=${oc.env:X}",
+        "a=${ oc.env : X}",
+        "a=b${c}d${oc.env:X}e",
+        "a={b: [${oc.env:{}}]}",
+        'a=${oc.env:"}"}',
+        'a=${oc.env:"{"}',
+        "a=${oc.${b}:X}",  # the name is made when it is needed
+        "a=${${b}:X}",
+        "a=\\${oc.env:X}",  # resolved once it is an interpolation
+        "a=${oc.decode:${b}}",
+        "a=${oc.create:'x'}",
+        "a=${run_dir:null,elsewhere,x}",
+        "a=${oc.select:${oc.env:X}}",
+        "a=${oc.env:X",
+    ],
+)
+def test_interpolations_that_look_beyond(text):
+    with pytest.raises(ConfigError, match="an interpolation with a colon may only be one of hydra, now,"):
+        check_interpolation(text)
+
+
+def test_two_parts_do_not_make_a_new_interpolation():
+    config = OmegaConf.create({"a": "$", "b": "{oc.env:HOME}", "c": "${a}${b}"})
+    with pytest.raises(ConfigError, match=r"c=\$\{oc.env:HOME\}.*may only be one of"):
+        instantiate(config)

@@ -12,6 +12,7 @@ from dien.convert.pickles import Inert, read_foreign, strings, text
 from dien.errors import DataError, check_whole
 
 HISTORY_LENGTH = 50  # their default of MAX_ITEM_LIST_LENGTH
+DECISIVE = (*Options._fields, "MAX_ITEM_LIST_LENGTH")
 
 Ids = Sequence[str] | Sequence[int]
 
@@ -34,10 +35,11 @@ def read_peer(path: Path, config: Mapping[str, Any] | None) -> Foreign:
 
     Args:
         path: the file.
-        config: their configuration; None takes the checkpoint's own.
+        config: their configuration; it may add to that of a checkpoint, not contradict it.
 
     Raises:
-        DataError: the file is neither, is damaged, or lacks what only a checkpoint or a configuration can say.
+        DataError: the file is neither, is damaged, lacks what only a checkpoint or a configuration can say, or both
+            say something else.
     """
     content = read_foreign(path)
     if not isinstance(content, dict):
@@ -47,8 +49,12 @@ def read_peer(path: Path, config: Mapping[str, Any] | None) -> Foreign:
     if not any(name.startswith("interset_extractor.") for name in weights):
         raise DataError(f"{path} does not hold a DIEN of RecBole or hopwise.")
     stored = content.get("config")
-    own = stored.attribute("final_config_dict") if isinstance(stored, Inert) else None
-    chosen = {**(own or {}), **(config or {})}
+    own = (stored.attribute("final_config_dict") if isinstance(stored, Inert) else None) or {}
+    own, given = ({key: value for key, value in one.items() if value is not None} for one in (own, config or {}))
+    for key in DECISIVE:
+        if key in own and key in given and _plain(own[key]) != _plain(given[key]):
+            raise DataError(f"{path} was trained with {key}={own[key]}, but --config says {given[key]}: leave it out.")
+    chosen = given | own
     if not chosen:
         raise DataError(f"{path} says nothing of its configuration: give it with --config.")
     options, length = Options.of(chosen), chosen.get("MAX_ITEM_LIST_LENGTH")
@@ -65,6 +71,10 @@ def read_peer(path: Path, config: Mapping[str, Any] | None) -> Foreign:
     peer = stored.name.split(".")[0] if isinstance(stored, Inert) else "peer's"
     name = f"{peer} checkpoint {path.name}"
     return Foreign(weights, options, items, users, item_tokens, user_tokens, length, name)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _fields(embedding: Inert, kind: str) -> list[Field]:

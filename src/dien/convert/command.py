@@ -15,6 +15,7 @@ from dien.errors import DataError
 from dien.export.card import card_of_peer
 from dien.export.write import write_export
 from dien.raw_ids import IdRows
+from dien.signals import ended_by_signals
 from dien.trained import Trained
 
 
@@ -24,7 +25,7 @@ def move_in(checkpoint: str | Path, output: str | Path, *, config: str | Path | 
     Args:
         checkpoint: a file of their trainer, or a state dict alone (of a network whose only features are ids).
         output: the new folder.
-        config: a YAML or JSON file of their configuration; needed beside a state dict alone.
+        config: a YAML or JSON file of their configuration; needed beside a state dict alone, see `read_peer`.
 
     Returns:
         The folder: `dien-export` makes programs of it, `Ranker.load` ranks with it.
@@ -78,9 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", help="a checkpoint (.pth), or a state dict saved with torch.save")
     parser.add_argument("--output", required=True, help="the new folder")
-    parser.add_argument("--config", help="their configuration in YAML or JSON; overrides the checkpoint's own")
+    parser.add_argument(
+        "--config",
+        help="their configuration in YAML or JSON, for a state dict alone; it may not contradict that of a checkpoint",
+    )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    with mistakes_in_one_sentence("dien-convert"):
+    with mistakes_in_one_sentence("dien-convert"), ended_by_signals():
         move_in(options.checkpoint, options.output, config=options.config)
 
 

@@ -26,6 +26,8 @@ from dien.errors import ConfigError, DataError, check_at_least, check_choice, ch
 from dien.tables import UNKNOWN, Column, Table
 
 GRU_TYPES = {"GRU": "GRU", "AIGRU": "AIGRU", "AGRU": "AGRU", "AUGRU": "AUGRU"}
+ATTENTIVE = ("AGRU", "AUGRU")
+"""Those whose gates read the attention; their weights have names of their own."""
 EPS = 1e-5  # of their batch normalisation
 Weights = Mapping[str, Tensor]
 
@@ -93,20 +95,39 @@ def convert(weights: Weights, options: Options, items: list[Field], users: list[
     item_table, user_table = table_of(items), table_of(users)
     network = build_network(model, item_table, user_table)
     state = dict(network.state_dict())
-    state["item.weight"] = _embedding(weights, "item", items)
-    state["user.weight"] = _embedding(weights, "user", users)
     try:
+        _check_fit(weights, options)
+        state["item.weight"] = _embedding(weights, "item", items)
+        state["user.weight"] = _embedding(weights, "user", users)
         _recurrence(state, "extractor.recurrence", weights, "interset_extractor.gru.{}_l0")
-        attentive = options.gru_type in ("AGRU", "AUGRU")
+        attentive = options.gru_type in ATTENTIVE
         theirs = "interest_evolution.dynamic_rnn." + ("rnn.{}" if attentive else "{}_l0")
         _recurrence(state, "evolution.recurrence", weights, theirs, negate_update=attentive)
         _attention(state, weights, width=network.get_submodule("item").width)  # type: ignore[arg-type]
         _auxiliary(state, weights)
         _head(state, weights, user=network.user.width, item=network.item.width)  # type: ignore[arg-type,union-attr]
         network.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
-        raise DataError(f"the weights are not those of a DIEN with these options ({_first_line(error)}).") from error
+    except KeyError as error:
+        raise DataError(f"the weights lack {error.args[0]}, which a DIEN with these options has.") from error
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError("the shapes of the weights contradict each other: they are damaged or of no DIEN.") from error
     return network.eval(), model
+
+
+def _check_fit(weights: Weights, options: Options) -> None:
+    """Raise `DataError` for an option that the shapes of the weights contradict."""
+    embedding = weights.get("embedding_layer.token_embedding_table.item.embedding.weight")
+    if embedding is not None and embedding.shape[-1] != options.embedding_size:
+        raise DataError(
+            f"embedding_size={options.embedding_size} does not fit the weights: theirs is {embedding.shape[-1]}."
+        )
+    widths = [len(weight) for weight, _ in _linears(weights, "dnn_mlp_layers.mlp_layers")]
+    if widths != options.mlp_hidden_size:
+        raise DataError(f"mlp_hidden_size={options.mlp_hidden_size} does not fit the weights: theirs is {widths}.")
+    attentive = any(name.startswith("interest_evolution.dynamic_rnn.rnn.") for name in weights)
+    if attentive != (options.gru_type in ATTENTIVE):
+        fitting = " or ".join(name for name in GRU_TYPES if attentive == (name in ATTENTIVE))
+        raise DataError(f"gru_type={options.gru_type} does not fit the weights: theirs is {fitting}.")
 
 
 def model_config(options: Options) -> DictConfig:
@@ -188,7 +209,10 @@ def _linears(weights: Weights, prefix: str) -> list[tuple[Tensor, Tensor]]:
 
 def _store(state: dict[str, Tensor], names: list[str], layers: list[tuple[Tensor, Tensor]]) -> None:
     if len(names) != len(layers):
-        raise KeyError(f"{len(layers)} linear layers instead of {len(names)}")
+        layer = names[0].partition(".")[0]
+        raise DataError(
+            f"the weights have {len(layers)} linear layers for {layer}, but these options make {len(names)}."
+        )
     for name, (weight, bias) in zip(names, layers, strict=True):
         state[f"{name}.weight"], state[f"{name}.bias"] = weight, bias
 
@@ -221,12 +245,13 @@ def _head(state: dict[str, Tensor], weights: Weights, *, user: int, item: int) -
         layers.append(
             ((weight * scale[:, None]).float(), ((bias - batch["running_mean"]) * scale + batch["bias"]).float())
         )
+    if layers[0][0].shape[1] != 2 * item + user:
+        raise DataError(
+            f"the head reads {layers[0][0].shape[1]} numbers, but embedding_size and the features make "
+            f"{2 * item + user}: give all features that it was trained with."
+        )
     evolved, target, person = layers[0][0].split([item, item, user], 1)
     nothing = torch.zeros_like(target)
     layers[0] = (torch.cat([person, target, nothing, nothing, evolved], 1), layers[0][1])
     layers.append((weights["dnn_predict_layer.weight"], weights["dnn_predict_layer.bias"]))
     _store(state, _layers_of(state, "head."), layers)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

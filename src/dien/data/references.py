@@ -4,7 +4,7 @@ Axes: E events (sorted by user, time, input order), C clicks, S samples of a spl
 rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,24 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from dien.data.log import Log
-from dien.data.storage import write_array
+from dien.data.storage import read_array
 from dien.data.vocabulary import rows_of
 from dien.metrics import AUC, GAUC, LogLoss
 
 PREFIX = "reference"
 """Of the names: `reference/ceiling/test/auc` lies beside `test/auc` in a run's metrics."""
 
-_SAMPLES_AT_ONCE = 1 << 16
+_SAMPLES_AT_ONCE = 1 << 13
+_ARRAYS = (
+    *("event_user", "event_item", "event_label", "event_history_end"),
+    *("click_item", "click_offsets", "item_train_clicks"),
+)
 
 
-def write_references(
-    folder: Path, log: Log, arrays: Mapping[str, NDArray[Any]], item_ids: pl.Series
+def references(
+    folder: Path, scores: Sequence[str], items: pl.DataFrame | None, item_ids: pl.Series
 ) -> dict[str, float]:
-    """Write the log's scores as `event_score_NAME.npy` and return what they, and counting, reach.
+    """What the scores `event_score_NAME.npy`, and counting, reach in a dataset that is written so far.
 
     Every score has the AUC, GAUC and log loss of the validation and of the test samples; the counts have AUC and GAUC:
     `popularity` (training clicks of the target), `item_count` and, for items with a feature `category`,
@@ -36,26 +39,33 @@ def write_references(
 
     Args:
         folder: of the prepared dataset.
-        log: with scores and labels.
-        arrays: of the prepared dataset, by name.
+        scores: their names.
+        items: the log's feature table.
         item_ids: sorted raw ids of the items.
     """
-    assert log.scores is not None
-    order = log.events.select("user_id", "timestamp").with_row_index().sort("user_id", "timestamp", maintain_order=True)
-    scores = {name: log.scores[name].gather(order["index"]).to_numpy() for name in log.scores.columns}
-    for name, score_E in scores.items():
-        write_array(folder, f"event_score_{name}", score_E)
-    category_R = _categories(log.items, item_ids)
+    arrays = {name: read_array(folder, name) for name in _ARRAYS}
+    category_R = _categories(items, item_ids)
     found: dict[str, float] = {}
     for split in ("val", "test"):
-        event_S = arrays[f"samples_{split}"]
-        predictions: dict[str, NDArray[Any]] = {name: score_E[event_S] for name, score_E in scores.items()}
-        predictions["popularity"] = arrays["item_train_clicks"][arrays["event_item"][event_S]]
-        predictions |= _counts(arrays, event_S, category_R)
-        for name, score_S in predictions.items():
-            metrics = _metrics(score_S, arrays["event_label"][event_S], arrays["event_user"][event_S], name in scores)
+        event_S = read_array(folder, f"samples_{split}")
+        label_S, user_S = arrays["event_label"][event_S], arrays["event_user"][event_S]
+        for name, score_S in _predictions(folder, scores, arrays, event_S, category_R):
+            metrics = _metrics(score_S, label_S, user_S, name in scores)
             found |= {f"{PREFIX}/{name}/{split}/{metric}": value for metric, value in metrics.items()}
     return found
+
+
+def _predictions(
+    folder: Path,
+    scores: Sequence[str],
+    arrays: Mapping[str, NDArray[Any]],
+    event_S: NDArray[np.int64],
+    category_R: NDArray[np.int32] | None,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name in scores:
+        yield name, read_array(folder, f"event_score_{name}")[event_S]
+    yield "popularity", arrays["item_train_clicks"][arrays["event_item"][event_S]]
+    yield from _counts(arrays, event_S, category_R).items()
 
 
 def _categories(items: pl.DataFrame | None, item_ids: pl.Series) -> NDArray[np.int32] | None:
@@ -89,8 +99,8 @@ def _counts_at_once(
     ]
     target_S = arrays["event_item"][event_S]
 
-    def count(same_N: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(row_N[same_N], minlength=len(event_S))
+    def count(same_N: NDArray[np.bool_]) -> NDArray[np.int32]:
+        return np.bincount(row_N[same_N], minlength=len(event_S)).astype(np.int32)
 
     counts: dict[str, NDArray[Any]] = {"item_count": count(clicked_N == target_S[row_N])}
     if category_R is not None:
@@ -104,14 +114,14 @@ def _metrics(
     score_S: NDArray[Any], label_S: NDArray[np.int8], user_S: NDArray[np.int32], probability: bool
 ) -> dict[str, float]:
     """The metrics of the project, of probabilities or of scores that only rank."""
-    score, label, user = (
-        torch.from_numpy(score_S.astype(np.float64)),
-        torch.from_numpy(label_S.astype(np.float32)),
-        torch.from_numpy(user_S.astype(np.int64)),
-    )
+    if probability:
+        score = torch.from_numpy(score_S.astype(np.float64)).logit_()
+    else:
+        score = torch.from_numpy(score_S.astype(np.float32))
+    label, user = torch.from_numpy(label_S.astype(np.float32)), torch.from_numpy(user_S.astype(np.int64))
     metrics = {"auc": AUC(), "gauc": GAUC()} | ({"logloss": LogLoss()} if probability else {})
     values = {}
     for name, metric in metrics.items():
-        metric.update(score.logit() if probability else score, label, user)
+        metric.update(score, label, user)
         values[name] = metric.compute().item()
     return {name: value for name, value in values.items() if np.isfinite(value)}

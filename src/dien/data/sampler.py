@@ -108,7 +108,8 @@ class RowSampler(Sampler[RowBatch]):
             return
         random = np.random.default_rng([self.seed, epoch])
         dtype = np.int32 if len(self.rows) <= np.iinfo(np.int32).max else np.int64
-        order = random.permutation(np.arange(len(self.rows), dtype=dtype))
+        order = np.arange(len(self.rows), dtype=dtype)
+        random.shuffle(order)  # in place: `permutation` would copy what is the largest array of a training
         window = max(self.bucket, 1)
         for first in range(0, len(ends), window):
             cuts = ends[first : first + window]

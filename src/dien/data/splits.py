@@ -1,18 +1,21 @@
 """Which part of the dataset every event belongs to, and which events are samples.
 
-Axes: E events, sorted by (user, time, input order), U user rows.
+Axes: E events of whole users, sorted by (user, time, input order); N all events in any order; U user rows.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dien.data.blocks import Events, count
 from dien.data.hashing import derive, stream
 from dien.data.protocol import Protocol
 from dien.errors import DataError
 
 TRAIN, VAL, TEST = 0, 1, 2
+
+Assign = Callable[[Events, NDArray[np.bool_]], NDArray[np.int8]]
 
 
 def unit_starts(user_E: NDArray[np.int32], time_E: NDArray[np.int64], ties: str) -> NDArray[np.bool_]:
@@ -23,74 +26,77 @@ def unit_starts(user_E: NDArray[np.int32], time_E: NDArray[np.int64], ties: str)
     return starts_E
 
 
-class Given(NamedTuple):
-    """What a log itself says of its splits."""
+def assigner(protocol: Protocol, log: Events, events_U: NDArray[np.int64]) -> Assign:
+    """How to tell TRAIN, VAL or TEST for every event, sample or not; vocabularies are made of the TRAIN events.
 
-    part_E: NDArray[np.int8]
-    """TRAIN, VAL or TEST for every event"""
-    sample_E: NDArray[np.bool_]
-    """which events are samples; the others are history"""
+    What depends on the whole log is worked out here, once.
 
+    Args:
+        protocol: see `Protocol`.
+        log: all events, in any order.
+        events_U: number of events of every user row.
 
-def assign_parts(
-    protocol: Protocol,
-    user_E: NDArray[np.int32],
-    time_E: NDArray[np.int64],
-    starts_E: NDArray[np.bool_],
-    given: Given | None = None,
-) -> NDArray[np.int8]:
-    """TRAIN, VAL or TEST for every event, sample or not; vocabularies are made of the TRAIN events.
+    Returns:
+        A function of some events, all those of their users in order, and of where their units begin.
 
     Raises:
         DataError: `by_user` with fewer than three users, or `given` with a log that says nothing.
     """
-    if protocol.split == "given":
-        return _given(protocol, user_E, given)
     if protocol.split == "last_out":
-        return _last_out(user_E, starts_E)
+        return lambda events, starts_E: _last_out(events.user_E, starts_E)
+    if protocol.split == "temporal":
+        cuts = _cuts(protocol, log.time_E)
+        return lambda events, _: np.searchsorted(cuts, events.time_E, side="right").astype(np.int8)
     if protocol.split == "by_user":
-        return _by_user(protocol, user_E)
-    return _temporal(protocol, time_E)
+        part_U = _by_user(protocol, np.flatnonzero(events_U))
+        return lambda events, _: part_U[events.user_E]
+    return _given(protocol, log, len(events_U))
 
 
 def select_samples(
-    protocol: Protocol,
-    user_E: NDArray[np.int32],
-    part_E: NDArray[np.int8],
-    length_E: NDArray[np.int64],
-    given: Given | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the samples of train, validation and test, each ascending.
+    protocol: Protocol, events: Events, part_E: NDArray[np.int8], length_E: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """Places of the samples of train, validation and test among events of whole users, each ascending.
 
     Args:
         protocol: see `Protocol`.
-        user_E: user row of every event.
-        part_E: what `assign_parts` returned.
+        events: all events of their users, in order.
+        part_E: what `assigner` says of them.
         length_E: number of clicks in every event's history.
-        given: what the log says, for `split="given"`.
-
-    Raises:
-        DataError: a split has no sample; a run could then not be trained, chosen or tested.
     """
     qualifies_E = length_E >= protocol.min_history
-    if protocol.split == "given" and given is not None:
-        qualifies_E &= given.sample_E
-    if not qualifies_E.any():
+    if protocol.split == "given" and events.given is not None:
+        qualifies_E &= events.given.sample_E
+    samples = []
+    for part in (TRAIN, VAL, TEST):
+        place_S = np.flatnonzero(qualifies_E & (part_E == part))
+        if protocol.samples == "last" and len(place_S):
+            user_S = events.user_E[place_S]
+            place_S = place_S[np.append(user_S[1:] != user_S[:-1], True)]
+        samples.append(place_S)
+    return samples
+
+
+def check_samples(protocol: Protocol, numbers: Sequence[int], longest: int) -> None:
+    """See that no split is empty; a run could then not be trained, chosen or tested.
+
+    Args:
+        protocol: see `Protocol`.
+        numbers: of samples for training, validation and test.
+        longest: the most clicks that any event has in its history.
+
+    Raises:
+        DataError: a split has no sample.
+    """
+    if not any(numbers):
         raise DataError(
             f"No event has data.min_history={protocol.min_history} earlier clicks of its user (the most is "
-            f"{length_E.max()}), so there is no sample: lower data.min_history, or use data.ties=order if "
+            f"{longest}), so there is no sample: lower data.min_history, or use data.ties=order if "
             "all events of a user share one timestamp."
         )
-    samples = []
-    for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
-        position_S = np.flatnonzero(qualifies_E & (part_E == part))
-        if protocol.samples == "last" and len(position_S):
-            user_S = user_E[position_S]
-            position_S = position_S[np.append(user_S[1:] != user_S[:-1], True)]
-        if not len(position_S):
+    for number, name in zip(numbers, ("training", "validation", "test"), strict=True):
+        if not number:
             raise DataError(f"data.split={protocol.split} leaves no {name} sample: {_advice(protocol)}.")
-        samples.append(position_S)
-    return samples[0], samples[1], samples[2]
 
 
 def _advice(protocol: Protocol) -> str:
@@ -125,8 +131,7 @@ def _last_out(user_E: NDArray[np.int32], starts_E: NDArray[np.bool_]) -> NDArray
     return part_E
 
 
-def _by_user(protocol: Protocol, user_E: NDArray[np.int32]) -> NDArray[np.int8]:
-    users = np.unique(user_E)
+def _by_user(protocol: Protocol, users: NDArray[np.int64]) -> NDArray[np.int8]:
     if len(users) < 3:
         raise DataError(f"data.split=by_user needs at least 3 users, but the log has {len(users)}.")
     shuffled = users[np.argsort(derive(stream(protocol.split_seed), users), kind="stable")]
@@ -135,32 +140,35 @@ def _by_user(protocol: Protocol, user_E: NDArray[np.int32]) -> NDArray[np.int8]:
     part_U = np.full(users[-1] + 1, TRAIN, np.int8)
     part_U[shuffled[:tests]] = TEST
     part_U[shuffled[tests : tests + vals]] = VAL
-    return part_U[user_E]
+    return part_U
 
 
-def _given(protocol: Protocol, user_E: NDArray[np.int32], given: Given | None) -> NDArray[np.int8]:
-    if given is None:
+def _given(protocol: Protocol, log: Events, rows: int) -> Assign:
+    if log.given is None:
         raise DataError(
             "data.split=given needs a log that names its samples, such as data=authors: choose last_out, by_user or "
             "temporal."
         )
-    part_E = given.part_E.copy()
-    if (part_E == VAL).any():
-        return part_E
-    users = np.unique(user_E[given.sample_E & (part_E == TRAIN)])
-    if len(users) < 2:
-        raise DataError(f"The log has {len(users)} training users: validation users cannot be taken from them.")
-    shuffled = users[np.argsort(derive(stream(protocol.split_seed), users), kind="stable")]
-    vals = min(max(round(protocol.val_fraction * len(users)), 1), len(users) - 1)
-    held_out_U = np.zeros(user_E.max() + 1, bool)
-    held_out_U[shuffled[:vals]] = True
-    part_E[held_out_U[user_E] & (part_E == TRAIN)] = VAL
-    return part_E
+    held_out_U = np.zeros(rows, bool)
+    if not (log.given.part_E == VAL).any():
+        users = np.flatnonzero(count(log.user_E, rows, log.given.sample_E & (log.given.part_E == TRAIN)))
+        if len(users) < 2:
+            raise DataError(f"The log has {len(users)} training users: validation users cannot be taken from them.")
+        shuffled = users[np.argsort(derive(stream(protocol.split_seed), users), kind="stable")]
+        vals = min(max(round(protocol.val_fraction * len(users)), 1), len(users) - 1)
+        held_out_U[shuffled[:vals]] = True
+
+    def assign(events: Events, starts_E: NDArray[np.bool_]) -> NDArray[np.int8]:
+        assert events.given is not None
+        part_E = events.given.part_E
+        return np.where(held_out_U[events.user_E] & (part_E == TRAIN), np.int8(VAL), part_E)
+
+    return assign
 
 
-def _temporal(protocol: Protocol, time_E: NDArray[np.int64]) -> NDArray[np.int8]:
+def _cuts(protocol: Protocol, time_N: NDArray[np.int64]) -> NDArray[np.int64]:
     cuts = [protocol.val_from, protocol.test_from]
     if protocol.cuts_are_fractions:
-        ranks = [int(cut * len(time_E)) for cut in cuts]
-        cuts = list(np.partition(time_E, ranks)[ranks])
-    return np.searchsorted(np.asarray(cuts, np.int64), time_E, side="right").astype(np.int8)
+        ranks = [int(cut * len(time_N)) for cut in cuts]
+        cuts = list(np.partition(time_N, ranks)[ranks])
+    return np.asarray(cuts, np.int64)

@@ -7,6 +7,7 @@ path or host name: the same inputs give the same bytes.
 
 import glob
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import polars as pl
@@ -34,6 +35,50 @@ MANIFEST = "dataset.json"
 def write_array(folder: Path, name: str, values: np.ndarray) -> None:
     """Write `NAME.npy`, readable with `np.load(..., mmap_mode="r", allow_pickle=False)`."""
     np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+
+class Arrays:
+    """Arrays that are written piece by piece: in the end they have the bytes that `write_array` gives the whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, tuple[BinaryIO, np.dtype[Any]]] = {}
+        self._lengths: dict[str, int] = {}
+        self._open = ExitStack()
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        """Add to the end of `NAME.npy`, whose pieces are all of one type."""
+        if name not in self._files:
+            file: BinaryIO = self._open.enter_context((self._folder / f"{name}.npy").open("wb"))
+            self._files[name] = file, values.dtype
+            self._lengths[name] = 0
+            file.write(_header(values.dtype, 0))
+        file, dtype = self._files[name]
+        assert values.dtype == dtype, name
+        file.write(np.ascontiguousarray(values).data)
+        self._lengths[name] += len(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._open:
+            for name, (file, dtype) in self._files.items() if kind is None else ():
+                file.seek(0)
+                file.write(_header(dtype, self._lengths[name]))
+
+
+def _header(dtype: np.dtype[Any], length: int) -> bytes:
+    """Of a `.npy` file; as long for any length, because numpy leaves room for one that grows."""
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """Map `NAME.npy` into memory."""
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 def write_frame(folder: Path, name: str, frame: pl.DataFrame) -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from dien.data.storage import write_array, write_frame
 from dien.raw_ids import EXACT, FIRST_ID, UNKNOWN
 
+_AT_ONCE = 1 << 20
+
 
 def sorted_ids(events: pl.Series, features: pl.DataFrame | None) -> pl.Series:
     """All ids of a log, those without events included; number `i` gets row `i + FIRST_ID`."""
@@ -40,8 +42,13 @@ def spelled(raw: pl.Series) -> pl.Series:
 def rows_of(values: pl.Series, ids: pl.Series) -> NDArray[np.int32]:
     """Row number of every raw id; UNKNOWN for one that is not among `ids`."""
     table = pl.DataFrame({"id": ids, "row": np.arange(FIRST_ID, FIRST_ID + len(ids), dtype=np.int32)})
-    found = pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")["row"]
-    return found.fill_null(UNKNOWN).to_numpy()
+    row_N = np.empty(len(values), np.int32)
+    size = max(_AT_ONCE, len(ids))  # a join needs several times the memory of its result
+    for first in range(0, len(values), size):
+        part = pl.DataFrame({"id": values[first : first + size]})
+        found = part.join(table, on="id", how="left", maintain_order="left")["row"]
+        row_N[first : first + size] = found.fill_null(UNKNOWN).to_numpy()
+    return row_N
 
 
 def write_table(

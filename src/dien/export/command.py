@@ -13,6 +13,7 @@ from dien.export.archive import FORMATS, read_json
 from dien.export.card import CARD_JSON, card_of_run
 from dien.export.write import write_export
 from dien.options import add_override
+from dien.signals import ended_by_signals
 from dien.trained import BEST, Trained, load_trained
 
 
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_override(parser)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     register()
-    with mistakes_in_one_sentence("dien-export"):
+    with mistakes_in_one_sentence("dien-export"), ended_by_signals():
         export(options.run, options.format, options.output, checkpoint=options.checkpoint, overrides=options.override)
 
 

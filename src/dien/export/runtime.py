@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dien.errors import DataError, check_whole
 from dien.export.archive import FORMATS, read_ids, read_manifest
-from dien.raw_ids import PADDING, RawId
+from dien.raw_ids import PADDING, RawId, check_ids
 
 
 class Request(NamedTuple):
@@ -87,7 +87,14 @@ class Scorer:
         return self.users.known([user])[0]
 
     def score_many(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
-        """Probabilities of a click, one array [C] a request; all requests go through the network as one batch."""
+        """Probabilities of a click, one array [C] a request; all requests go through the network as one batch.
+
+        Raises:
+            TypeError: a history or candidates are not a list of ids.
+        """
+        for request in requests:
+            check_ids("a history", request.history)
+            check_ids("the candidates", request.candidates)
         real = [request for request in requests if len(request.candidates)]
         found = iter(self._run(real) if real else ())
         return [next(found) if len(request.candidates) else np.zeros(0, np.float32) for request in requests]

@@ -12,6 +12,12 @@ METRICS = ("test/auc", "test/gauc", "test/logloss", "train/samples_per_second")
 LOWER_IS_BETTER = ("loss", "seconds")
 
 
+class NothingFinishedError(DienError):
+    """There is nothing to compare, but runs that can be named."""
+
+    status = 1
+
+
 class Row(NamedTuple):
     """One variant in a comparison."""
 
@@ -60,12 +66,12 @@ def compare(
         baseline: name of a variant; None: the one whose model is `base`, or else the first of the sweep.
 
     Raises:
-        DienError: if no run has finished.
+        NothingFinishedError: if no run has finished.
         ConfigError: for a metric that no run has, a baseline that is no variant, or a key that no run has.
     """
     finished = [run for run in runs if run.status == FINISHED and run.metrics]
     if not finished:
-        raise DienError(f"none of the {len(runs)} runs there has finished.")
+        raise NothingFinishedError(f"none of the {len(runs)} runs there has finished: nothing can be compared.")
     chosen = _metrics(finished, metrics)
     by_data: dict[str, list[Run]] = {}
     for run in finished:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from dien.errors import DataError
 from dien.reporting.tables import Table
 from dien.reporting.variants import ABSENT, as_text
+from dien.runs.frames import has_no_effect
 from dien.runs.read import Run, read
 
 PARTS: dict[str, Literal["config", "environment", "metrics"]] = {
@@ -39,14 +40,14 @@ def run_in(folder: str | Path) -> Run:
 
 
 def differences(a: Run, b: Run) -> list[Difference]:
-    """All keys whose values differ; `run_dir`, which every run has its own of, is left out."""
+    """All keys whose values differ, without those of the configuration that have no effect."""
     found = []
     for part, field in PARTS.items():
         one, other = getattr(a, field), getattr(b, field)
         for key in [*one, *(key for key in other if key not in one)]:
             values = one.get(key, ABSENT), other.get(key, ABSENT)
             same = values[0] == values[1] and isinstance(values[0], bool) == isinstance(values[1], bool)
-            if not same and key != "run_dir":
+            if not same and not (part == "configuration" and has_no_effect(key)):
                 found.append(Difference(part, key, *values))
     return found
 

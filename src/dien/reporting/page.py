@@ -1,20 +1,22 @@
 """`dien-report --html`: one page that holds all it shows and asks no network for anything."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from dien import plots
+from dien.progress import counted
 from dien.reporting.comparison import Comparison, Row
 from dien.reporting.difference import shared_and_differing
 from dien.reporting.tables import Table, metric_name, table_of
-from dien.reporting.variants import as_text, has_no_effect
+from dien.reporting.variants import SEEDS, as_text
 from dien.runs.frames import differing_keys
 from dien.runs.read import FINISHED, Run
 
@@ -27,36 +29,43 @@ def page(
     runs: Sequence[Run],
     notes: Sequence[str],
     *,
+    figures: Sequence[Mapping[str, Figure]],
     place: Path,
     extra: Sequence[Table] = (),
 ) -> str:
     """The page as HTML.
 
     Args:
-        comparisons: with their tables and figures.
+        comparisons: none if no run has finished.
         runs: all of them, those that are in no table too.
         notes: of the tables.
+        figures: of each comparison, by their names in `dien.plots.DRAWINGS`.
         place: the folder that the page will lie in; the links to run folders are relative to it.
         extra: further tables, such as differences between two runs.
     """
     names = {run.folder: row.variant.name for c in comparisons for row in c.rows for run in row.variant.runs}
+    metric = comparisons[0].metrics[0] if comparisons else ""
     config, _ = shared_and_differing(runs, "configuration")
     environment, several = shared_and_differing([run for run in runs if run.environment], "environment")
-    template = Environment(
+    templates = Environment(
         loader=PackageLoader("dien.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("page.html")
-    return template.render(
+    )
+    templates.filters["letter"] = lambda place: chr(ord("A") + place) if place < 26 else str(place)
+    return templates.get_template("page.html").render(
         version=version("dien"),
-        sections=[_section(comparison, number) for number, comparison in enumerate(comparisons)],
+        sections=[
+            _section(comparison, drawn, number)
+            for number, (comparison, drawn) in enumerate(zip(comparisons, figures, strict=True))
+        ],
         notes=notes,
         extra=extra,
-        runs=[_run(run, names.get(run.folder, ""), place, comparisons[0].metrics[0]) for run in runs],
+        runs=[_run(run, names.get(run.folder, ""), place, metric) for run in runs],
         finished=sum(run.status == FINISHED for run in runs),
-        metric=metric_name(comparisons[0].metrics[0]),
+        metric=metric_name(metric),
         choices=_choices(comparisons),
         config=config,
         environment=environment,
@@ -64,7 +73,7 @@ def page(
     )
 
 
-def _section(comparison: Comparison, number: int) -> dict[str, Any]:
+def _section(comparison: Comparison, drawn: Mapping[str, Figure], number: int) -> dict[str, Any]:
     captions = {
         "auc": f"{metric_name(comparison.metrics[0])} of each variant: mean over seeds with its 95 % interval "
         "(Student's t), and a tick for each seed.",
@@ -73,13 +82,12 @@ def _section(comparison: Comparison, number: int) -> dict[str, Any]:
         "alpha": f"{metric_name(comparison.metrics[0])} against the weight of the auxiliary loss, with 95 % intervals.",
         "cost": f"{metric_name(comparison.metrics[0])} against training speed, mean ± standard deviation of both.",
     }
-    drawn = plots.figures_of(comparison)
     return {
         "table": table_of(comparison),
         "figures": [
             # Markup: made by matplotlib, which escapes the text in it
             {"svg": Markup(plots.as_inline_svg(figure, f"s{number}-{name}")), "caption": captions[name]}
-            for name, figure in drawn.items()
+            for name, figure in counted("writing the page", list(drawn.items()))
         ],
     }
 
@@ -98,23 +106,41 @@ def _run(run: Run, variant: str, place: Path, metric: str) -> dict[str, Any]:
     }
 
 
-def _choices(comparisons: Sequence[Comparison]) -> list[tuple[str, dict[str, list[str]]]]:
-    """Every key that differs and has an effect, the seed aside: its values, and which variants have each of them."""
+class Choice(NamedTuple):
+    """Keys by which the variants fall into the same classes."""
+
+    variants: list[str]
+    """Of each class, those that are in it; of one that has most of them, only how many."""
+    values: dict[str, list[str]]
+    """Of each key its value in each class."""
+
+
+def _choices(comparisons: Sequence[Comparison]) -> list[Choice]:
+    """Every key that differs and has an effect, the seed aside, and which variants have which value."""
     rows: dict[str, Row] = {}
     for comparison in comparisons:
         where = f"{comparison.data}: " if len(comparisons) > 1 else ""
         rows |= {where + row.variant.name: row for row in comparison.rows}
-    runs = [run for row in rows.values() for run in row.variant.runs]
-    choices = []
-    for key in differing_keys(runs):
-        if has_no_effect(key) or key.endswith("_partial_"):
+    choices: dict[tuple[tuple[str, ...], ...], dict[str, list[str]]] = {}
+    for key in differing_keys([run for row in rows.values() for run in row.variant.runs]):
+        if key in SEEDS:
             continue
-        values: dict[str, list[str]] = {}
+        classes: dict[str, list[str]] = {}
         for name, row in rows.items():
             for value in dict.fromkeys(_choice(run, key) for run in row.variant.runs):
-                values.setdefault(value, []).append(name)
-        choices.append((key, values))
-    return choices
+                classes.setdefault(value, []).append(name)
+        choices.setdefault(tuple(map(tuple, classes.values())), {})[key] = list(classes)
+    return [Choice(_told(classes), values) for classes, values in choices.items()]
+
+
+def _told(classes: Sequence[Sequence[str]]) -> list[str]:
+    told = ["; ".join(names) for names in classes]
+    largest = max(range(len(classes)), key=lambda place: len(classes[place]))
+    names = [name for names in classes for name in names]
+    most = len(classes[largest]) > max(2, len(names) / 2)
+    if len(classes) > 1 and most and len(set(names)) == len(names):  # none is in two classes
+        told[largest] = f"the other {len(classes[largest])}"
+    return told
 
 
 def _choice(run: Run, key: str) -> str:

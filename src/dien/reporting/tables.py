@@ -173,7 +173,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """One line a variant with numbers in full precision, for other programs; an empty field is an unknown value."""
     keys = list(dict.fromkeys(key for c in comparisons for row in c.rows for key in row.variant.keys))
-    metrics = comparisons[0].metrics
+    metrics = comparisons[0].metrics if comparisons else ()
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(

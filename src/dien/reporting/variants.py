@@ -9,12 +9,6 @@ from dien.runs.read import Run
 
 SEEDS = ("seed", "data.seed")
 """`data.seed` follows `seed`."""
-WITHOUT_EFFECT = (
-    *("run_dir", "name", "ckpt", "logger", "callbacks.progress"),
-    *("data.cache", "data.prepared", "data.num_workers", "data.prefetch_factor", "data.persistent_workers"),
-    "data.pin_memory",
-)
-"""Keys, and what is below them, that say where or how comfortably a run happens; no number depends on them."""
 ABSENT = object()
 """In place of the value of a key that a configuration does not have."""
 
@@ -45,7 +39,7 @@ def variants_of(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Va
         ConfigError: for a key in `by` that no configuration has.
     """
     if by is None:
-        keys = _telling_keys(runs, [key for key in differing_keys(runs) if not has_no_effect(key)])
+        keys = _telling_keys(runs, [key for key in differing_keys(runs) if key not in SEEDS])
     else:
         keys = list(by)
         known = {key for run in runs for key in run.config}
@@ -67,11 +61,6 @@ def variants_of(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Va
         variant if names.count(variant.name) == 1 else variant._replace(name=f"{variant.name} ({number})")
         for number, variant in enumerate(found, 1)
     ]
-
-
-def has_no_effect(key: str) -> bool:
-    """Whether a key is a seed or one of `WITHOUT_EFFECT`: it sets no variants apart."""
-    return key in SEEDS or any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT)
 
 
 def _values(run: Run, keys: Sequence[str]) -> tuple[Any, ...]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from dien.errors import DienError, named
+from dien.errors import DienError
+from dien.overrides import check_from_file, parse
 
 PACKAGES = (
     "torch",
@@ -37,17 +38,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that exists whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file that exists whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, with `path` as its filename and not the temporary one.
+    """
     try:
-        with named(path), os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -64,22 +72,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def with_overrides_of_resumed_run(arguments: list[str]) -> list[str]:
-    """Hydra overrides for `ckpt=RUN`: those that the run was started with, then those given now, which win."""
-    ckpt = next((argument[5:] for argument in arguments if argument.startswith("ckpt=")), "null")
-    if ckpt in ("null", "auto", "") or {"-m", "--multirun"} & set(arguments):
+    """Hydra overrides for `ckpt=RUN`: those that the run was started with, then those given now, which win.
+
+    Raises:
+        DienError: there is no such run, or its folder brings along something else than options.
+    """
+    given = {override.key: override.value for argument in arguments if (override := parse(argument))}
+    if given.get("ckpt", "null") in ("null", "auto", "") or {"-m", "--multirun"} & set(arguments):
         return arguments
 
-    def key(override: str) -> str:
-        return override.lstrip("+~").split("=")[0].split("@")[0]
-
-    given = {key(argument) for argument in arguments}
-
-    def replaced(override: str) -> bool:
+    def replaced(argument: str) -> bool:
         """Given now as itself, or as a part of a group that is chosen anew."""
-        return any(re.match(rf"{re.escape(name)}([./]|$)", key(override)) for name in given)
+        override = parse(argument)
+        names = (*given, "run_dir")  # a resumed run continues in its own folder
+        return override is None or any(re.match(rf"{re.escape(name)}([./]|$)", override.key) for name in names)
 
-    before = read_json(run_folder_of(ckpt) / "environment.json").get("overrides", [])
-    return [override for override in before if not replaced(override)] + arguments
+    before = _overrides_of(run_folder_of(given["ckpt"]) / "environment.json")
+    return [argument for argument in before if not replaced(argument)] + arguments
+
+
+def _overrides_of(file: Path) -> list[str]:
+    """What a run was started with; every one is checked, also those that are given anew."""
+    try:
+        found = read_json(file).get("overrides", [])
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DienError(f"{file} is damaged: it does not say which options the run was started with.") from error
+    if not isinstance(found, list):
+        raise DienError(f"{file} is damaged: `overrides` is not a list.")
+    return [check_from_file(argument, str(file)) for argument in found]
 
 
 def run_folder_of(ckpt: str) -> Path:
@@ -93,6 +113,8 @@ def run_folder_of(ckpt: str) -> Path:
         raise DienError(f"{ckpt} does not exist: give a run folder or a checkpoint in one.")
     folder = path.parent.parent if path.is_file() else path
     if not (folder / "checkpoints").is_dir():
+        if (folder / "config.yaml").is_file() and (folder / "status.json").is_file():
+            raise DienError(f"{ckpt} has no checkpoint: its run ended before it saved one.")
         raise DienError(f"{ckpt} is not a run folder or a checkpoint in one: {folder}/checkpoints is missing.")
     return folder
 
@@ -110,9 +132,11 @@ def checkpoint_of(ckpt: str, default: str) -> Path:
 
 
 def unfinished_runs(parent: Path, name: str) -> list[Path]:
-    """Runs of this name that have a checkpoint but no final metrics, newest first."""
+    """Runs of this name that have a checkpoint and did not finish, newest first."""
+    from dien.runs.status import is_finished  # stands on this module
+
     runs = sorted((path.parents[1] for path in parent.glob(f"*_{name}/checkpoints/last.ckpt")), reverse=True)
-    return [run for run in runs if not (run / "metrics.json").exists()]
+    return [run for run in runs if not is_finished(run)]
 
 
 def environment(

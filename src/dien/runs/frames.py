@@ -11,6 +11,12 @@ from dien.runs.read import Run, read
 
 IDENTITY = ("name", "seed", "data.name", "model.name", "model.alpha")
 """Keys of the configuration that `load` gives even if they are the same in all runs."""
+WITHOUT_EFFECT = (
+    *("run_dir", "name", "ckpt", "logger", "callbacks.progress"),
+    *("data.cache", "data.prepared", "data.num_workers", "data.prefetch_factor", "data.persistent_workers"),
+    "data.pin_memory",
+)
+"""Keys, and what is below them, that say where or how comfortably a run happens; no metric depends on them."""
 _CURVES = {"run": pl.String, "step": pl.Int64, "epoch": pl.Int64, "name": pl.String, "value": pl.Float64}
 
 
@@ -21,9 +27,9 @@ def load(*paths: str | Path) -> pl.DataFrame:
 
     Returns:
         Columns `run` (the folder), `origin` (`folder`, or `wandb` for an offline log of W&B), `status` (`running`,
-        `finished`, `failed`, `stopped` or `unfinished`), `problem` (one sentence or null); then the keys of the
-        configuration that differ and `IDENTITY`, with dotted names; the metrics by their names in `metrics.json`; the
-        environment with names that begin with `env/`.
+        `finished`, `failed`, `stopped` or `unfinished`), `problem` (one sentence or null); then `IDENTITY` and the
+        keys of the configuration that differ and have an effect, with dotted names; the metrics by their names in
+        `metrics.json`; the environment with names that begin with `env/`.
 
     Raises:
         DataError: if a path is missing or not a folder. Nothing inside of a folder is an error.
@@ -52,12 +58,16 @@ def frame_of(runs: Sequence[Run]) -> pl.DataFrame:
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """Keys of the configuration that two runs have different values of, or that only some have, in order of appearance.
 
-    `run_dir` is left out, which every run has its own of.
+    Without those that have no effect.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.config)
-    keys.pop("run_dir", None)
+    keys = dict.fromkeys(key for run in runs for key in run.config if not has_no_effect(key))
     absent = object()
     return [key for key in keys if len({run.config.get(key, absent) for run in runs if run.config}) > 1]
+
+
+def has_no_effect(key: str) -> bool:
+    """Whether a key is one of `WITHOUT_EFFECT`, or says how a node is built (`_partial_`)."""
+    return key.endswith("_partial_") or any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT)
 
 
 def curves(*paths: str | Path) -> pl.DataFrame:

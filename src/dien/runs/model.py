@@ -7,15 +7,20 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from dien.build import build_module
 from dien.checkpoint import read_checkpoint
 from dien.data.datamodule import DataModule
 from dien.data.protocol import Protocol
-from dien.errors import DataError, DienError
+from dien.errors import ConfigError, DataError, DienError
 from dien.runs.folder import checkpoint_of, read_json, run_folder_of
 from dien.targets import instantiate
+
+PLACES = ("data.prepared", "data.cache")
+READING = ("batch_size", "eval_batch_size", "num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
+"""Keys of `data` that change how fast it is read, and nothing of what a network makes of it."""
 
 
 class LoadedRun(NamedTuple):
@@ -35,15 +40,17 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     Args:
         run: a run folder.
         checkpoint: a file in its `checkpoints/`.
-        overrides: changes to its configuration, such as `data.prepared=FOLDER` where its dataset has moved.
+        overrides: changes to its configuration, such as `data.prepared=FOLDER` where its dataset has moved. They say
+            where the data are or how fast they are read (see `overridden`); all else is as it was trained.
 
     Raises:
         DienError: the folder, its configuration or the checkpoint is missing or damaged, its dataset cannot be found,
             or the data have changed since the run.
+        ConfigError: an override is none of these.
     """
     folder = run_folder_of(str(run))
     saved = configuration_of(folder)
-    config = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
+    config = overridden(saved, overrides)
     data = instantiate(config.data, _convert_="all")
     recorded = read_json(folder / "environment.json").get("dataset_fingerprint")
     if isinstance(recorded, str) and same_dataset(saved.data, config.data):
@@ -63,6 +70,34 @@ def load_model(run: str | Path, *, checkpoint: str = "best.ckpt", overrides: Seq
     except (RuntimeError, KeyError) as error:
         raise DienError(f"{path} holds another network than {folder}/config.yaml describes.") from error
     return LoadedRun(module.network.eval(), data, config, folder)
+
+
+def overridden(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run with changes to where its data are and how fast they are read.
+
+    Raises:
+        ConfigError: an override changes anything else, a key that the run does not have, or is not KEY=VALUE.
+    """
+    for one in overrides:
+        key, equals, _ = one.partition("=")
+        if not equals:
+            raise ConfigError(f"the override {one!r} is not of the form KEY=VALUE.")
+        above, _, name = key.rpartition(".")
+        if key in PLACES or (above == "data" and name in READING):
+            continue
+        if not key.startswith("data.source.") or name == "_target_":
+            raise ConfigError(
+                f"the override {one} would change what was trained: it may say where the data are "
+                f"({', '.join(PLACES)}, data.source.KEY) or how they are read (data.{', '.join(READING)})."
+            )
+        node = OmegaConf.select(saved, above)
+        if not isinstance(node, DictConfig) or name not in node:
+            source = ", ".join(str(known) for known in saved.data.get("source") or () if known != "_target_")
+            raise ConfigError(f"the override {one} names no key of this run's log: data.source has {source}.")
+    try:
+        return cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"the overrides {' '.join(overrides)} have a value that cannot be read.") from error
 
 
 def configuration_of(folder: Path) -> DictConfig:

@@ -1,7 +1,7 @@
 """One run folder, or one run that W&B kept offline, as plain values; a damaged or missing file is a sentence, no error.
 
 Every file is checked as far as it can be without its original: a cut JSON or YAML file does not parse or lacks keys,
-a cut table ends in half a row or has columns without a value, a cut checkpoint has lost the index at its end.
+a cut table ends in half a row or has columns without a value, a cut checkpoint has lost the end of its archive.
 """
 
 import csv
@@ -10,19 +10,20 @@ import io
 import json
 import os
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from dien import seal
 from dien.errors import DataError
 from dien.runs import offline_wandb
+from dien.runs.status import died
 
 FINISHED = "finished"
 STATUSES = ("running", FINISHED, "failed", "stopped", "unfinished")
-"""`unfinished`: a run of which nothing says how it ended, and whose final metrics are missing."""
+"""`unfinished`: a run of which nothing says how it ended: its process died, or its final metrics are missing."""
 
 _FILES = ("config.yaml", "environment.json", "metrics.csv", "metrics.json", "status.json")
 _ROOTS = ("seed", "name", "run_dir", "data", "model", "optimizer", "schedule", "trainer", "callbacks", "logger")
@@ -45,10 +46,16 @@ class Run(NamedTuple):
     environment: dict[str, Any]
 
 
-def read(*paths: str | Path) -> list[Run]:
+Each = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+def read(*paths: str | Path, each: Each = iter) -> list[Run]:
     """All runs in the given folders, at any depth, in natural order of their paths (`2_base` before `10_base`).
 
     What W&B wrote into a run folder is that run once more, and no run of its own.
+
+    Args:
+        each: goes through the run folders that were found; a place to show how far that is.
 
     Raises:
         DataError: if a path does not exist or is not a folder; nothing inside of it is an error.
@@ -67,7 +74,7 @@ def read(*paths: str | Path) -> list[Run]:
             else:  # a run that was resumed has a log for each leg
                 legs = logs.setdefault((found.resolve().parents[1], found.stem), {})
                 legs.setdefault(found.resolve(), found)
-    runs = [read_folder(folder) for folder in folders.values()]
+    runs = [read_folder(folder) for folder in each(list(folders.values()))]
     known = {run.environment.get("wandb_id") for run in runs}
     runs += [
         read_wandb(list(legs.values())) for (_, stem), legs in logs.items() if stem.removeprefix("run-") not in known
@@ -122,17 +129,22 @@ def read_folder(folder: Path) -> Run:
     if state not in STATUSES:
         state = FINISHED if (folder / "metrics.json").exists() else "unfinished"
 
-    missing = [name for name in _FILES[:2] if not (folder / name).exists()]
+    dead = died(folder, status)
+    if dead:
+        state = "unfinished"
+
+    expected = list(_FILES[:2])
+    if written is not None:  # older runs keep neither a digest nor a status
+        expected.append("status.json")
     if state == FINISHED:
-        expected = ("metrics.csv", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
-        missing += [name for name in expected if not (folder / name).exists()]
+        expected += ["metrics.csv", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
         if "metrics.csv" in texts and not _is_whole_table(texts["metrics.csv"], metrics):
             problems.append("metrics.csv is damaged")
-    problems += [f"{name} is missing" for name in missing]
+    problems += [f"{name} is missing" for name in expected if not (folder / name).exists()]
     problems += [
         f"checkpoints/{path.name} is damaged"
         for path in sorted(folder.glob("checkpoints/*.ckpt"))
-        if not zipfile.is_zipfile(path)
+        if not _has_its_end(path)
     ]
     config: dict[str, Any] = {}
     if "config.yaml" in texts:
@@ -140,6 +152,9 @@ def read_folder(folder: Path) -> Run:
         problems += [] if whole else ["config.yaml is damaged"]
     if state in ("failed", "stopped"):
         problems.insert(0, f"it {state}: {str(status.get('error') or 'no reason is known').rstrip('.')}")
+    elif dead:
+        who = f"process {status['process']} on {status.get('host')}" if status.get("process") else "its process"
+        problems.insert(0, f"it has not finished: {who} ended without a word")
     elif state != FINISHED:
         running = state == "running"
         problems.insert(0, "it is still running" if running else "it has not finished: metrics.json is missing")
@@ -154,6 +169,15 @@ def read_folder(folder: Path) -> Run:
         metrics=_numbers(metrics),
         environment=flat(environment),
     )
+
+
+def _has_its_end(checkpoint: Path) -> bool:
+    try:
+        return seal.has_its_end(checkpoint)
+    except FileNotFoundError:  # `previous.ckpt` goes when its run ends
+        return True
+    except OSError:
+        return False
 
 
 def read_wandb(legs: list[Path]) -> Run:

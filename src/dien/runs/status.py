@@ -94,6 +94,16 @@ def claimed(folder: Path) -> Iterator[None]:
         locks.release(folder / LOCK)
 
 
+def died(folder: Path, status: dict[str, Any]) -> bool:
+    """Whether the leg of which `status.json` says `running` is over: no process holds the folder's lock.
+
+    Only reads. A leg that ends just now writes its end before it gives the lock back, and is none that died.
+    """
+    if status.get("status") != "running" or locks.in_use(folder / LOCK) is not False:
+        return False
+    return read_status(folder) == status
+
+
 def is_claimed(folder: Path) -> bool:
     """Whether another process is writing the folder."""
     return locks.is_held(folder / LOCK)

@@ -1,5 +1,6 @@
 """The HTTP interface: `POST /rank`, `GET /health`, `GET /metrics`, and the life of the service behind them."""
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,7 @@ class Service:
         self._make, self._on_failure = load, on_failure
         self._scorer: Scorer | None = None
         self._batcher: Batcher[RankRequest, dict[str, Any] | Refusal] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._size, self._wait, self._depth = size, wait, depth
 
     @asynccontextmanager
@@ -59,12 +61,19 @@ class Service:
         self._batcher = Batcher(
             self._work, size=self._size, wait=self._wait, depth=self._depth, on_batch=self.metrics.batches.observe
         )
+        self._loop = asyncio.get_running_loop()
         self.loader.start()
         try:
             yield
         finally:
             self.stopping = True
             await self._batcher.close()
+
+    def stop(self) -> None:
+        """Take nothing new, and answer what waits without waiting for more; from a signal handler, say."""
+        self.stopping = True
+        if self._loop is not None and self._batcher is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._batcher.hurry)
 
     @property
     def status(self) -> str:

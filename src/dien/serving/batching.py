@@ -72,6 +72,11 @@ class Batcher(Generic[Job, Answer]):
         self._stirred.set()
         return await answer  # type: ignore[return-value]
 
+    def hurry(self) -> None:
+        """From now on no job waits for others."""
+        self.wait = 0.0
+        self._stirred.set()
+
     async def close(self) -> None:
         """Answer what waits, take nothing new, end the thread."""
         self._closing = True
@@ -86,17 +91,17 @@ class Batcher(Generic[Job, Answer]):
                 self._stirred.clear()
                 await self._stirred.wait()
                 continue
-            await self._gather(self._queue[0].since + self.wait)
+            await self._gather(self._queue[0].since)
             taken = [self._queue.popleft() for _ in range(min(self.size, len(self._queue)))]
             batch = [waiting for waiting in taken if not waiting.answer.done()]  # the others were cancelled
             if batch:
                 self.on_batch(len(batch))
                 await loop.run_in_executor(self._thread, self._work, loop, batch)
 
-    async def _gather(self, until: float) -> None:
-        """Wait for a full batch, but not longer than `until`."""
+    async def _gather(self, since: float) -> None:
+        """Wait for a full batch, but not longer than `wait` from `since` on."""
         loop = asyncio.get_running_loop()
-        while len(self._queue) < self.size and not self._closing and loop.time() < until:
+        while len(self._queue) < self.size and not self._closing and loop.time() < (until := since + self.wait):
             self._stirred.clear()
             try:
                 async with asyncio.timeout_at(until):

@@ -1,4 +1,4 @@
-"""`python scripts/serve.py RUN`: a finished run behind HTTP until SIGTERM or Ctrl+C."""
+"""`python scripts/serve.py RUN`: a finished run or a folder of weights behind HTTP until SIGTERM or Ctrl+C."""
 
 import argparse
 import logging
@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
-        self.service.stopping = True
+        self.service.stop()
         super().handle_exit(sig, frame)
 
     @contextmanager
@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a finished run: POST /rank, GET /health, GET /metrics; see docs/serving.md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    result.add_argument("run", metavar="RUN", help="a run folder of dien-train")
+    result.add_argument("run", metavar="RUN", help="a run folder of dien-train, or a folder of weights")
     result.add_argument("--checkpoint", default="best.ckpt", metavar="NAME", help="in its checkpoints/")
     add_override(result)
     result.add_argument("--host", default="127.0.0.1", help="address to listen on")

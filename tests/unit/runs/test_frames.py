@@ -7,17 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dien import runs
 from dien.errors import DataError
+from dien.runs.frames import IDENTITY
+from dien.runs.status import died
 
 FILES = (
     "config.yaml",
     "environment.json",
     "metrics.csv",
     "metrics.json",
+    "status.json",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
 )
@@ -48,6 +52,15 @@ def test_one_row_a_run_with_what_differs_the_metrics_and_the_environment(make_ru
         assert same not in frame.columns
 
 
+def test_keys_without_an_effect_are_no_columns(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(
+        "a", config={"ckpt": "auto", "logger.wandb.folder": "a", "data.num_workers": 0, "schedule._partial_": True}
+    )
+    make_run("b", config={"ckpt": None, "logger": {}, "data.num_workers": 2, "trainer.max_epochs": 5})
+    columns = runs.load(tmp_path).columns
+    assert columns[4 : columns.index("best_epoch")] == [*IDENTITY, "trainer.max_epochs"]
+
+
 def test_a_folder_that_is_given_twice_counts_once(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +85,7 @@ def test_a_missing_file_is_a_row_that_says_so(make_run: MakeRun, name: str) -> N
     (folder / name).unlink()
     row = the_row(folder)
     assert f"{name} is missing" in str(row["problem"])
-    assert row["status"] == ("unfinished" if name == "metrics.json" else "finished")
+    assert row["status"] == "finished"
     runs.curves(folder)
 
 
@@ -87,6 +100,17 @@ def test_a_cut_file_is_a_row_that_says_so(make_run: MakeRun, name: str, part: fl
     (folder / name).write_bytes(whole[: min(int(part * len(whole)), len(whole) - 1)])
     assert f"{name} is damaged" in str(the_row(folder)["problem"])
     runs.curves(folder)
+
+
+def test_a_checkpoint_without_its_last_bytes_is_damaged(make_run: MakeRun) -> None:
+    folder = make_run("a")
+    path = folder / "checkpoints" / "best.ckpt"
+    whole = path.read_bytes()
+    for cut in range(1, 100):  # the last 71 bytes are a comment, without which a zip archive is a whole one
+        path.write_bytes(whole[:-cut])
+        assert the_row(folder)["problem"] == "checkpoints/best.ckpt is damaged.", cut
+    torch.save({"state_dict": {}}, path)  # whole, without a checksum
+    assert the_row(folder)["problem"] is None
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[]", b"3", b"null", b"[" * 100_000, b"a: {b: *x", b"\0"])
@@ -114,19 +138,36 @@ def test_a_configuration_of_before_its_digest_was_kept(make_run: MakeRun) -> Non
 @pytest.mark.parametrize(
     ("status", "problem"),
     [
-        ({"status": "running", "error": None}, "it is still running."),
+        ({"status": "running", "error": None}, "it has not finished: its process ended without a word."),
         ({"status": "failed", "error": "training diverged."}, "it failed: training diverged."),
         ({"status": "stopped", "error": None}, "it stopped: no reason is known."),
         ({"status": "nonsense"}, "it has not finished: metrics.json is missing."),
-        (None, "it has not finished: metrics.json is missing."),
+        (None, "it has not finished: metrics.json is missing; status.json is missing."),
     ],
 )
 def test_runs_that_did_not_finish(make_run: MakeRun, status: dict[str, object] | None, problem: str) -> None:
     row = the_row(make_run("a", auc=None, status=status))
     assert row["problem"] == problem
-    known = status is not None and status["status"] != "nonsense"
+    known = status is not None and status["status"] in ("failed", "stopped")
     assert row["status"] == (status["status"] if known and status else "unfinished")
     assert "test/auc" not in row
+
+
+def test_running_is_what_a_process_holds_the_lock_of(make_run: MakeRun) -> None:
+    begun = {"status": "running", "process": 12, "host": "node7"}
+    folder = make_run("a", auc=None, status=begun)
+    (folder / runs.LOCK).touch()  # left behind
+    died = "it has not finished: process 12 on node7 ended without a word."
+    before = sorted(folder.rglob("*"))
+    assert (the_row(folder)["status"], the_row(folder)["problem"]) == ("unfinished", died)
+    assert sorted(folder.rglob("*")) == before  # reading leaves nothing behind
+    with runs.claimed(folder):
+        assert (the_row(folder)["status"], the_row(folder)["problem"]) == ("running", "it is still running.")
+
+
+def test_a_run_that_ends_while_it_is_read_did_not_die(make_run: MakeRun) -> None:
+    folder = make_run("a", status={"status": "finished"})
+    assert not died(folder, {"status": "running"})  # what was read before its end
 
 
 def test_a_run_that_ended_before_anything_but_its_configuration(make_run: MakeRun) -> None:

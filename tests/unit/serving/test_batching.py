@@ -40,6 +40,20 @@ def test_an_incomplete_batch_waits_no_longer_than_it_may():
     assert took >= 0.05
 
 
+def test_in_a_hurry_nothing_waits_for_others():
+    async def run():
+        batcher = Batcher(lambda jobs: jobs, size=100, wait=600, depth=100)
+        waiting = [asyncio.create_task(batcher.submit(job)) for job in range(3)]
+        await asyncio.sleep(0.01)
+        early = [task.done() for task in waiting]
+        batcher.hurry()
+        answers = await asyncio.wait_for(asyncio.gather(*waiting, batcher.submit(3)), 20)
+        await batcher.close()
+        return early, answers
+
+    assert asyncio.run(run()) == ([False] * 3, [0, 1, 2, 3])
+
+
 def test_an_answer_does_not_wait_for_the_rest_of_its_batch():
     second = threading.Event()
 

@@ -2,7 +2,7 @@
 not as it should be.
 
 A fast reader either gives what the careful one would, or refuses the block. It is then cut into smaller ones, so that
-a bad line costs the careful reading of its neighbours only.
+a bad line costs the careful reading of its neighbours only. So a line means the same whatever stands beside it.
 """
 
 import io
@@ -31,6 +31,11 @@ Which = Literal["first", "last"]
 
 _PARTS, _SMALLEST = 16, 8
 _BLANK = b" \t\r\n"
+_WHITE = (
+    " \t\n\v\f\r\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""Unicode's white space, which polars strips; Python strips four control characters more."""
 _ODD_TEXT = r"[\[{\x00]"  # polars makes such text of a list, an object or half a surrogate pair
 
 
@@ -155,9 +160,9 @@ def metadata(item: str, categories: str, which: Which, *, literals: bool) -> For
         path = frame[categories]
         if literals:
             path = path.list.get(0 if which == "first" else -1, null_on_oob=True)
-        last = path.list.get(-1, null_on_oob=True)
-        if _odd(last):
+        if _odd(path.explode()):  # a list beside strings, too, for which there is another rule
             return None
+        last = path.list.get(-1, null_on_oob=True)
         return _without_empty(pl.DataFrame({item: frame[item], "category": last.str.strip_chars()}))
 
     def careful(line: bytes) -> tuple[Any, ...]:
@@ -173,7 +178,7 @@ def category_of(value: Any, which: Which) -> str | None:
         value = value[0 if which == "first" else -1]
     last = value[-1] if isinstance(value, list) and value else None
     text = _scalar(last)
-    return text.strip() or None if text is not None else None
+    return text.strip(_WHITE) or None if text is not None else None
 
 
 def _fast_json(data: bytes, schema: Schema) -> pl.DataFrame | None:
@@ -189,15 +194,10 @@ def _fast_json(data: bytes, schema: Schema) -> pl.DataFrame | None:
 
 
 def _fast_literals(data: bytes, item: str, categories: str, which: Which) -> pl.DataFrame | None:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return None
-    line = pl.Series([text]).str.split("\n").explode().str.strip_chars(_BLANK.decode())
-    fields = dictionary_fields(line.filter(line != ""), item, categories)
+    fields = dictionary_fields(data, item, categories) if data else None
     if fields is None:
         return None
-    known = fields[categories].drop_nulls().unique()
+    known = fields[categories].drop_nulls().unique().to_list()
     try:
         last = [_category_in(value, which) for value in known]
     except ValueError:
@@ -214,12 +214,16 @@ def _category_in(text: str, which: Which) -> str | None:
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode(), object_pairs_hook=_first_of_each)
     except UnicodeDecodeError as error:
         raise BadLineError("malformed", "the line is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         raise BadLineError("malformed", "the line is not JSON") from error
     return _object(value)
+
+
+def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs))  # of fields with the same name, as polars
 
 
 def _literal_or_json(line: bytes) -> dict[str, Any]:

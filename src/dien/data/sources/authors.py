@@ -18,7 +18,7 @@ from dien.data.log import Log
 from dien.data.protocol import SPLITS
 from dien.data.sources.archive import MEMBER_LIMIT
 from dien.data.sources.base import fingerprint, validate
-from dien.data.sources.reading import readable
+from dien.data.sources.reading import check_compressed, readable
 from dien.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def read_table(path: Path) -> dict[str, int]:
 def _rows(path: Path, part: int) -> pl.DataFrame:
     """The lines of a file in the columns `COLUMNS`, `length` (of the history), `line` and `part`."""
     schema = {name: pl.String() for name in COLUMNS}
+    check_compressed(path)
     with readable(path):
         head = pl.read_csv(path, separator="\t", quote_char=None, has_header=False, n_rows=1, infer_schema=False)
         if head.width < len(COLUMNS):

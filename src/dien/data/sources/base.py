@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +106,8 @@ def _check_column(table: pl.DataFrame, name: str, allowed: Sequence[pl.DataType]
 
 def fingerprint(source: object, options: Mapping[str, object], contents: Iterable[Path | bytes]) -> str:
     """Hash a source's class name, the options that change its log, and its input files, in order."""
-    digests = [content_hash(content) for content in contents]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(content_hash, contents))
     text = json.dumps([type(source).__name__, options, digests], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()
 

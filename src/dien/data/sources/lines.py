@@ -4,8 +4,12 @@ import gzip
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple, cast
+
+import numpy as np
 
 from dien.data.sources.reading import readable
 
@@ -15,7 +19,7 @@ system, which costs more than the parsing."""
 LINE_BYTES = 2 << 20
 """Bytes that a line may have."""
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
 
 
 class Block(NamedTuple):
@@ -44,7 +48,8 @@ class Block(NamedTuple):
 
 
 def blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, line_bytes: int = LINE_BYTES) -> Iterator[Block]:
-    """The lines of a file, compressed with gzip or not, in blocks; the next one is read in a thread meanwhile.
+    """The lines of a file, compressed with gzip or not, with a byte order mark or not, in blocks; the next one is read
+    in a thread meanwhile.
 
     Raises:
         DataError: the file is missing, truncated or damaged.
@@ -70,18 +75,21 @@ def _blocks(path: Path, block_bytes: int, line_bytes: int) -> Iterator[Block]:
     first, rest, skipping = 1, b"", False
     with readable(path), ExitStack() as stack:
         file = _open(path, stack)
-        while chunk := file.read(block_bytes):
+        start = file.read(len(_BYTE_ORDER_MARK)).removeprefix(_BYTE_ORDER_MARK)
+        for chunk in chain([start], iter(partial(file.read, block_bytes), b"")):
             if skipping:  # the rest of a line that was too long
                 _, newline, chunk = chunk.partition(b"\n")
                 if not newline:
                     continue
                 skipping = False
-            data = rest + chunk
-            end = data.rfind(b"\n") + 1
-            rest = data[end:]
-            for block in _whole(first, data[:end], line_bytes):
-                yield block
-                first += block.number
+            end = chunk.rfind(b"\n") + 1
+            if not end:
+                rest += chunk
+            else:
+                data, rest = b"".join((rest, memoryview(chunk)[:end])), chunk[end:]
+                for block in _whole(first, data, line_bytes):
+                    yield block
+                    first += block.number
             if len(rest) > line_bytes:
                 yield Block(first, 1, b"", too_long=True)
                 first, rest, skipping = first + 1, b"", True
@@ -98,11 +106,15 @@ def _whole(first: int, data: bytes, line_bytes: int) -> Iterator[Block]:
             reached = newline + 1
             continue
         if reached > start:
-            block = Block(first, data.count(b"\n", start, reached), data[start:reached])
+            block = _block(first, data[start:reached])
             yield block
             first += block.number
         yield Block(first, 1, b"", too_long=True)
         first += 1
         start = reached = data.index(b"\n", reached) + 1
     if reached > start:
-        yield Block(first, data.count(b"\n", start, reached), data[start:reached])
+        yield _block(first, data[start:reached])
+
+
+def _block(first: int, data: bytes) -> Block:
+    return Block(first, int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n"))), data)

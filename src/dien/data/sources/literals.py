@@ -1,31 +1,34 @@
 """Lines that are Python literals, such as Amazon's metadata of 2014: one dictionary a line, never evaluated.
 
 `literal` parses any text of plain values. `dictionary_fields` finds two keys of many dictionaries at once with
-regular expressions that follow the grammar token by token, some hundred times as fast; what they cannot tell for sure
-they leave to `literal`.
+regular expressions that follow the grammar of what `repr` writes token by token, some hundred times as fast; what they
+cannot tell for sure they leave to `literal`. Axis: N lines.
 """
 
 import ast
 import re
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
-_STRING = r"""(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")"""
-_NUMBER = r"(?:-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|None|True|False)"
+_ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4})"""
+_STRING = rf"""(?:'(?:[^'\\\r\x00]|{_ESCAPE})*'|"(?:[^"\\\r\x00]|{_ESCAPE})*")"""
+_NUMBER = r"(?:-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|None|True|False)"
 _ATOM = f"(?:{_STRING}|{_NUMBER})"
 _LIST = rf"\[(?:{_ATOM}(?:, {_ATOM})*)?\]"
 _LISTS = rf"\[(?:(?:{_ATOM}|{_LIST})(?:, (?:{_ATOM}|{_LIST}))*)?\]"
 _INNER = rf"\{{(?:{_STRING}: (?:{_ATOM}|{_LIST})(?:, {_STRING}: (?:{_ATOM}|{_LIST}))*)?\}}"
-_VALUE = f"(?:{_ATOM}|{_LISTS}|{_INNER})"
-_DICTIONARY = rf"(?s)^\{{{_STRING}: {_VALUE}(?:, {_STRING}: {_VALUE})*\}}$"
-_UP_TO = rf"(?s)^\{{(?:{_STRING}: {_VALUE}, )*?"
-"""From the start of the line to the start of one of its own keys: strings are consumed whole, so a key that is quoted
-inside of a text is not taken for one."""
+_PAIR = rf"'[^'\\\r\x00]*': (?:{_ATOM}|{_LISTS}|{_INNER})"
+"""A key of the line's own has no escapes, so there is one way to write it."""
+_OPEN, _CLOSE = r"(?s)^[ \t\r]*\{", r"\}[ \t\r]*\n?$"
 
 _DEEPEST = 20
-_ANY_STRING = re.compile(rf"u?{_STRING}", re.DOTALL)
-_PLAIN = re.compile(r"""(?:[\s\[\]{}(),:"]|None|True|False|-?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)*+""")
+_ANY_STRING = re.compile(r"""u?(?:'(?!'')[^'\\]*(?:\\.[^'\\]*)*'|"(?!"")[^"\\]*(?:\\.[^"\\]*)*")""", re.DOTALL)
+"""Of what stands between triple quotes at least one quote remains, which nothing plain has."""
+_PLAIN = re.compile(r"""(?:[\s\[\]{}(),:]|None|True|False|-?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)*+""")
 _ODD_ESCAPE = re.compile(r"""(?<!\\)(?:\\\\)*\\(?:[^\n\\'"abfnrtv0-7xuU]|[4-7][0-7]{2})""")
 
 
@@ -38,8 +41,8 @@ def literal(text: str) -> Any:
     Raises:
         ValueError: it is something else.
     """
-    bare = _ANY_STRING.sub('""', text)
-    if "'''" in text or '"""' in text or not _PLAIN.fullmatch(bare) or _ODD_ESCAPE.search(text):
+    bare = _ANY_STRING.sub("", text)
+    if not _PLAIN.fullmatch(bare) or _ODD_ESCAPE.search(text):
         raise ValueError("it is not a plain Python literal")
     depth = 0
     for bracket in re.findall(r"[\[\]{}()]", bare):
@@ -52,28 +55,46 @@ def literal(text: str) -> Any:
         raise ValueError("it is not a Python literal") from error
 
 
-def dictionary_fields(line: pl.Series, name: str, list_name: str) -> pl.DataFrame | None:
+def dictionary_fields(lines: bytes, name: str, list_name: str) -> pl.DataFrame | None:
     """The string `name` and the text of the list `list_name` of every line, each a dictionary; null where it has none.
 
     Returns:
         Columns `name` and `list_name`; None if a line is anything but clear, which then needs `literal`.
     """
-    names = pl.col("line").str.extract(rf"{_UP_TO}'{name}': {_STRING}", 0)
-    lists = pl.col("line").str.extract(rf"{_UP_TO}'{list_name}': {_LISTS}", 0)
-    frame = line.to_frame("line").select(
-        "line",
-        whole=pl.col("line").str.contains(_DICTIONARY),
-        name=names.str.tail(100).str.extract(r"""'[^'"\\]*'$""", 0).str.slice(1).str.head(-1),
-        list=lists,
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return None
+    end_N = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n")) + 1
+    if not lines.endswith(b"\n"):
+        end_N = np.append(end_N, len(lines))
+    start_N = np.append(0, end_N[:-1])
+    line = _pieces(lines, np.append(start_N, end_N[-1]))
+
+    # What is before the list's key and what follows must each be the grammar's: then the key is none in a text.
+    key, name_key = f"'{list_name}': ", f"'{name}': "
+    place = line.str.find(key, literal=True)
+    place_N = np.where(place.is_null(), end_N, start_N + place.fill_null(0).to_numpy())
+    halves = _pieces(lines, np.append(np.stack([start_N, place_N], axis=1).ravel(), end_N[-1]))
+    frame = pl.DataFrame({"line": line, "before": halves.gather_every(2), "after": halves.gather_every(2, 1)})
+    before, after = pl.col("before"), pl.col("after")
+    up_to_name = pl.col("line").str.extract(rf"""{_OPEN}(?:{_PAIR}, )*?{name_key}'[^'"\\\r\x00]*'""", 0)
+    found = frame.select(
+        up_to_name.str.extract("'[^']*'$", 0).str.slice(1).str.head(-1).alias(name),
+        after.str.extract(rf"(?s)^{key}{_LISTS}", 0).str.slice(len(key)).alias(list_name),
+        clear=before.str.contains(rf"{_OPEN}(?:{_PAIR}, )*(?:{_PAIR}{_CLOSE})?$")
+        & ((before.str.ends_with(", ") | before.str.ends_with("{")) == (after != ""))
+        & after.str.contains(rf"(?s)^(?:{key}{_LISTS}(?:, {_PAIR})*{_CLOSE})?$")
+        # There twice, or as something else:
+        & ~pl.col("line").str.strip_prefix(up_to_name.fill_null("")).str.contains(name_key, literal=True)
+        & ~after.str.strip_prefix(key).str.contains(key, literal=True),
     )
-    if not frame["whole"].all():
-        return None
-    key = f"'{list_name}': "
-    nameless = frame.filter(pl.col("name").is_null())["line"].str.contains(name, literal=True)
-    listless = frame.filter(pl.col("list").is_null())["line"].str.contains(list_name, literal=True)
-    twice = frame["list"].drop_nulls().str.count_matches(key, literal=True) > 1
-    if nameless.any() or listless.any() or twice.any():
-        return None
-    # The key is there once, so what follows it is the list.
-    text = frame["list"].str.extract(rf"(?s){key}{_LISTS}$", 0).str.slice(len(key))
-    return pl.DataFrame({name: frame["name"], list_name: text})
+    return found.drop("clear") if found["clear"].all() else None
+
+
+def _pieces(text: bytes, offsets: NDArray[np.int64]) -> pl.Series:
+    """What of a UTF-8 text is between each two neighbours of `offsets`, in bytes."""
+    buffers = pa.py_buffer(np.ascontiguousarray(offsets, np.int64)), pa.py_buffer(text)
+    series = pl.from_arrow(pa.LargeStringArray.from_buffers(len(offsets) - 1, *buffers))
+    assert isinstance(series, pl.Series)
+    return series

@@ -4,16 +4,19 @@ A frame that `read_columns` returns knows where its rows came from: its columns 
 and the line (CSV, JSON lines) or row (Parquet), and `place` turns them into words.
 """
 
+import gzip
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 
-from dien.errors import DataError
+from dien.errors import DataError, check_whole
 
 FILE = "__file__"
 ROW = "__row__"
@@ -21,6 +24,16 @@ ROW = "__row__"
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+
+LIMITS = {"DIEN_MAX_RATIO": 100, "DIEN_MAX_LINE_MB": 64}
+"""Environment variables, and what they are if not set: how many times as large a compressed text table may become, and
+its longest line. Real logs become 3 to 20 times as large."""
+FREE = 256 << 20
+"""Bytes that any compressed text table may become."""
+
+_GZIP = b"\x1f\x8b"
+_OTHERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+"""How files of zstd and zlib begin, which polars would decompress as well, whatever they are called."""
 
 
 @contextmanager
@@ -56,6 +69,51 @@ def read_parquet(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path, glob=False)
 
 
+def check_compressed(path: Path) -> None:
+    """Decompress a text table in a little memory, once, before polars does so in as much as it takes.
+
+    Raises:
+        DataError: it is damaged, becomes too large, has too long a line (see `LIMITS`), or is compressed otherwise than
+            with gzip.
+    """
+    limits = []
+    for name, default in LIMITS.items():
+        value = os.environ.get(name, str(default))
+        check_whole(name, int(value) if value.isdecimal() else value, 1)
+        limits.append(int(value))
+    with readable(path):
+        stat = path.stat()
+        _check_compressed(path, stat.st_size, stat.st_mtime_ns, *limits)
+
+
+@lru_cache(maxsize=256)
+def _check_compressed(path: Path, size: int, changed: int, max_ratio: int, max_line_mb: int) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+        if start.startswith(_OTHERS):
+            raise DataError(f"{path}: the file is compressed, but not with gzip: decompress it first.")
+        if not start.startswith(_GZIP):
+            return
+        file.seek(0)
+        total = line = 0
+        with gzip.GzipFile(fileobj=file) as text:
+            while chunk := text.read(1 << 20):
+                total += len(chunk)
+                if total > max(FREE, max_ratio * size):
+                    raise DataError(
+                        f"{path}: decompressed it becomes more than {max_ratio} times its {size} bytes: "
+                        "if that is right, set DIEN_MAX_RATIO higher."
+                    )
+                newline = chunk.find(b"\n")
+                line += len(chunk) if newline < 0 else newline
+                if line > max_line_mb << 20:
+                    raise DataError(
+                        f"{path}: a line has more than {max_line_mb} MB: if that is right, set DIEN_MAX_LINE_MB higher."
+                    )
+                if newline >= 0:
+                    line = len(chunk) - chunk.rfind(b"\n") - 1
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a text table is written."""
@@ -76,11 +134,13 @@ def scan(path: Path, dialect: Dialect) -> pl.LazyFrame:
     """Open a table for reading in the format that its extension says; columns of CSV files are strings.
 
     Raises:
-        DataError: no such file, or an unknown extension.
+        DataError: no such file, an unknown extension, or what `check_compressed` refuses.
     """
     name = path.name.lower()
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
+    if dialect.covers(path) or name.endswith(JSON_LINES):
+        check_compressed(path)
     if dialect.covers(path):
         separator = dialect.separator or ("\t" if ".tsv" in name else ",")
         return pl.scan_csv(path, separator=separator, quote_char=dialect.quote, infer_schema=False, glob=False)

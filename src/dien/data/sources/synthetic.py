@@ -28,7 +28,7 @@ class Synthetic(World):
     keep: str | None = None
     """Where the events and their probabilities are kept, as an Arrow file; None for nowhere."""
     block: int | None = None
-    """Users that are made at a time; None for what fits some 50 MB. It does not change the events."""
+    """Users that are made at a time; None for what needs some 120 MB. It does not change the events."""
     cache: str | None = None
     """The folder in which the file lies while it is not kept; None for `$DIEN_CACHE` or `~/.cache/dien`."""
 
@@ -51,7 +51,8 @@ class Synthetic(World):
                 path = Path(temporary, "events.arrow")
                 write_events(self, path, block=self.block)
                 # Arrow maps the file without copying it, and the mapping outlives the file's name.
-                events = pl.DataFrame(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+                events = pl.DataFrame(pl.from_arrow(table, rechunk=False))
                 if place:
                     path.replace(place)
         except OSError as error:

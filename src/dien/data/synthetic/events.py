@@ -33,7 +33,7 @@ def write_events(world: World, path: Path, *, block: int | None = None) -> None:
     Args:
         world: the law.
         path: of the file; a file that is there is replaced.
-        block: users at a time; None for as many as fit in some 50 MB. It changes nothing but memory and speed.
+        block: users at a time; None for as many as need some 120 MB. It changes nothing but memory and speed.
     """
     users = block or max(1, _STATES_AT_ONCE // (world.max_sessions * world.categories * max(1, world.tastes // 4)))
     writer = None

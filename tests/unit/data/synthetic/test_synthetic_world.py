@@ -1,6 +1,8 @@
 """The synthetic world does what its law says, whatever the blocks it is made in."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,26 @@ def test_blocks_change_nothing_and_seeds_do(tmp_path: Path) -> None:
         events_of(World(**SMALL | {"users": 100})), whole.filter(pl.col("user_id") < 100), check_exact=True
     )
     assert not events_of(World(**SMALL, seed=1)).equals(whole)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from dien.data.synthetic import World, write_events
+
+for users in (3_000, 40_000):
+    write_events(World(users=users), Path(sys.argv[1]), block=1_000)
+    print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's account of the memory")
+def test_more_users_need_no_more_memory(tmp_path: Path) -> None:
+    path = tmp_path / "events.arrow"
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    few, many = map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
+    assert path.stat().st_size > 60 << 20
+    assert many - few < 20 << 10  # KiB
 
 
 def test_the_source_gives_the_log_keeps_the_file_and_knows_its_parameters(tmp_path: Path) -> None:
