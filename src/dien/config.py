@@ -130,7 +130,7 @@ def launched() -> datetime:
 
 
 def _data_name(group: str, *, _root_: DictConfig) -> str:
-    """The data's name; the name of the group if that of the data is made of a swept value, and not there yet."""
+    """The data's name; the name of the group if that of the data is made of a swept value, not there yet."""
     with suppress(OmegaConfBaseException):
         return str(_root_.data.name)
     return group
