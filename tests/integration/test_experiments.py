@@ -179,8 +179,9 @@ PLACEHOLDERS = re.compile(r"\bRUN\b|\bckpt=outputs|experiment=mine\b|--help")
 def quoted_commands(text: str) -> list[str]:
     """The dien-train and dien-prepare commands of the code blocks of a document, shell variables filled in."""
     commands = []
+    variables: dict[str, str] = {}  # of earlier blocks too, as in one shell
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        variables = dict(re.findall(r'^(\w+)="([^"]*)"', block, re.MULTILINE))
+        variables |= dict(re.findall(r'^(\w+)="([^"]*)"', block, re.MULTILINE))
         for line in re.sub(r'^\w+="[^"]*"', "", block, flags=re.MULTILINE).splitlines():
             for name, value in variables.items():
                 line = line.replace(f"${name}", " ".join(value.split()))
