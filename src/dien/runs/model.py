@@ -16,7 +16,7 @@ from dien.data.datamodule import DataModule
 from dien.data.protocol import Protocol
 from dien.errors import ConfigError, DataError, DienError
 from dien.runs.folder import checkpoint_of, read_json, run_folder_of
-from dien.targets import instantiate
+from dien.targets import check_interpolations, instantiate
 
 PLACES = ("data.prepared", "data.cache")
 READING = ("batch_size", "eval_batch_size", "num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
@@ -113,6 +113,7 @@ def configuration_of(folder: Path) -> DictConfig:
         raise DienError(f"{path} is missing or damaged: a run cannot be used without its configuration.") from error
     if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
         raise DienError(f"{path} is not the configuration of a run.")
+    check_interpolations(config)  # before anything in it is looked at: somebody else may have made the folder
     return config
 
 
