@@ -115,10 +115,10 @@ class Read:  # what was read already
 prepare(Read, Protocol(split="by_user", ties="order", samples="last"), name="books", folder=sys.argv[2])
 end = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-reviews = log.events.height
+reviews, cpu = log.events.height, time.process_time() - cpu
 print(f"prepare: {end - read:.1f} s (the fingerprint of the raw files included)")
 print(f"in all: {end - start:.1f} s, {reviews / (end - start):,.0f} reviews/s, "
-      f"{reviews / (time.process_time() - cpu):,.0f} reviews/s of CPU, peak {peak:.2f} GiB")
+      f"{reviews / cpu:,.0f} reviews/s of CPU on {cpu / (end - start):.1f} cores, peak {peak:.2f} GiB")
 """
 
 

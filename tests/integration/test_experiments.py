@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dien.build import build_module
-from dien.config import CONF, register
+from dien.config import CONF, register, sentence_of
 from dien.data.datamodule import DataModule
-from dien.errors import DataError
 from dien.runs import read_json
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -172,17 +172,19 @@ def test_what_has_to_be_given_is_asked_for_by_name(file: Path, dien_train: Any, 
 
 
 ROOT = Path(__file__).parents[2]
-QUOTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    file for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "dien-" in file.read_text()
+]
 PLACEHOLDERS = re.compile(r"\bRUN\b|\bckpt=outputs|experiment=mine\b|--help")
 
 
 def quoted_commands(text: str) -> list[str]:
     """The dien-train and dien-prepare commands of the code blocks of a document, shell variables filled in."""
     commands = []
-    variables: dict[str, str] = {}  # of earlier blocks too, as in one shell
+    variables: dict[str, str] = {}
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        variables |= dict(re.findall(r'^(\w+)="([^"]*)"', block, re.MULTILINE))
-        for line in re.sub(r'^\w+="[^"]*"', "", block, flags=re.MULTILINE).splitlines():
+        variables |= re.findall(r'^(\w+)="([^"]*)"', block, re.MULTILINE)
+        for line in re.sub(r'^\w+="[^"]*"', "", block.replace("\\\n", " "), flags=re.MULTILINE).splitlines():
             for name, value in variables.items():
                 line = line.replace(f"${name}", " ".join(value.split()))
             if found := re.match(r"(?:srun |torchrun .*--no-python )?(dien-(?:train|prepare)\b.*)", line.strip()):
@@ -190,46 +192,35 @@ def quoted_commands(text: str) -> list[str]:
     return commands
 
 
-COMMANDS = sorted({command for file in QUOTED for command in quoted_commands(file.read_text())})
-
-
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not PLACEHOLDERS.search(command)])
-def test_quoted_commands_compose(
-    command: str, dien_train: Any, dien_prepare: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    composed: list[Any] = []
-    monkeypatch.setattr("dien.train.run_job", lambda cfg, train: composed.append(OmegaConf.to_yaml(cfg, resolve=True)))
-    monkeypatch.setattr("dien.train.instantiate", lambda cfg, **_: _composed(composed, cfg))
-    monkeypatch.setattr("dien.sweep.run", lambda jobs, config, launcher: composed.extend(jobs))
-    monkeypatch.setattr("dien.sweep.BasicSweeper.split_arguments", lambda given, size: [few(split(given, size)[0])])
+def composed(command: str) -> None:
+    """Raise if Hydra cannot compose the command, of a sweep the first and the last combination."""
     program, *words = shlex.split(command, comments=True)
-    words = [word for word in words if word != "..."]
-    status = (dien_train if program == "dien-train" else dien_prepare)(*words)
-    assert composed, capsys.readouterr().err
-    assert status == 0 or program == "dien-prepare"
+    overrides = OverridesParser.create().parse_overrides([word for word in words if word not in ("-m", "...")])
+    combinations = BasicSweeper.split_arguments(overrides, None)[0]
+    for combination in [combinations[0], *combinations[1:][-1:]]:
+        place = ["run_dir=run"] if program == "dien-train" else []
+        OmegaConf.resolve(compose(program.removeprefix("dien-"), overrides=[*place, *combination]))
 
 
-def _composed(composed: list[Any], cfg: DictConfig) -> None:
-    OmegaConf.resolve(cfg)
-    composed.append(cfg)
-    raise DataError("That was enough.")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.stem)
+def test_quoted_commands_compose(document: Path) -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for command in dict.fromkeys(quoted_commands(document.read_text())):
+            if not PLACEHOLDERS.search(command):
+                try:
+                    composed(command)
+                except Exception as error:
+                    pytest.fail(f"{command}: {sentence_of(error)}")
 
 
-split = BasicSweeper.split_arguments
-
-
-def few(combinations: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of all combinations of a sweep, those with an override that none before had, seeds aside."""
-    kept, seen = [], set[str]()
-    for combination in combinations:
-        new = {override for override in combination if not override.startswith("seed=")} - seen
-        if new or not kept:
-            kept.append(list(combination))
-            seen |= new
-    return kept
-
-
-def test_commands_are_found_in_documents(dien_train: Any, capsys: Any) -> None:
-    text = '```\nB="data=sample\n  seed=1"\nsrun dien-train $B modle=din  # c\ndien-report x\n```\n`dien-train y`'
-    assert quoted_commands(text) == ["dien-train data=sample seed=1 modle=din  # c"]
-    assert len(COMMANDS) > 30
+def test_commands_are_found_in_documents_and_wrong_ones_noticed() -> None:
+    text = '```\nB="data=sample\n  seed=1,2"\nsrun dien-train $B model=dn  # c\ndien-report x\n```\n`dien-train y`'
+    (command,) = quoted_commands(text)
+    assert command == "dien-train data=sample seed=1,2 model=dn  # c"
+    assert sum(len(quoted_commands(file.read_text())) for file in DOCUMENTS) > 40
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed(command.replace("dn", "din"))
+        with pytest.raises(HydraException, match="dn"):
+            composed(command)

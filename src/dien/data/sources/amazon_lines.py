@@ -9,8 +9,9 @@ import io
 import json
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -29,7 +30,7 @@ Schema = dict[str, "pl.DataType | type[pl.DataType]"]
 OnBadLine = Literal["skip", "error"]
 Which = Literal["first", "last"]
 
-_PARTS, _SMALLEST = 16, 8
+_PARTS, _SMALLEST, _AHEAD = 16, 8, 2
 _BLANK = b" \t\r\n"
 _WHITE = (
     " \t\n\v\f\r\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -86,14 +87,30 @@ def read(path: Path, form: Format, tally: Tally) -> pl.DataFrame:
         DataError: the file is missing or damaged, or a line is bad and `tally` says that this is an error.
     """
     frames = [pl.DataFrame(schema=form.schema)]
-    for block in blocks(path):
+    for block, frame in _tried_fast(path, form):
         tally.counts[f"{form.kind}_lines"] += block.number
-        frames += _rows(block, path, form, tally)
+        frames += _rows(block, frame, path, form, tally)
     return pl.concat(frames)
 
 
-def _rows(block: Block, path: Path, form: Format, tally: Tally) -> Iterator[pl.DataFrame]:
-    frame = None if block.too_long else form.fast(block.data)
+def _tried_fast(path: Path, form: Format) -> Iterator[tuple[Block, pl.DataFrame | None]]:
+    """Every block, and what the fast reader makes of it; some blocks ahead, so that no core waits for another."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        coming: deque[tuple[Block, Future[pl.DataFrame | None]]] = deque()
+        for block in blocks(path):
+            coming.append((block, pool.submit(_fast, block, form)))
+            if len(coming) > _AHEAD:
+                done, frame = coming.popleft()
+                yield done, frame.result()
+        for done, frame in coming:
+            yield done, frame.result()
+
+
+def _fast(block: Block, form: Format) -> pl.DataFrame | None:
+    return None if block.too_long else form.fast(block.data)
+
+
+def _rows(block: Block, frame: pl.DataFrame | None, path: Path, form: Format, tally: Tally) -> Iterator[pl.DataFrame]:
     if frame is not None:
         whole = frame.drop_nulls(form.required)
         blank, incomplete = block.number - frame.height, frame.height - whole.height
@@ -104,7 +121,7 @@ def _rows(block: Block, path: Path, form: Format, tally: Tally) -> Iterator[pl.D
             return
     if block.number > _SMALLEST:
         for part in block.parts(_PARTS):
-            yield from _rows(part, path, form, tally)
+            yield from _rows(part, _fast(part, form), path, form, tally)
     else:
         yield _carefully(block, path, form, tally)
 
