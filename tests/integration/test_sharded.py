@@ -124,7 +124,6 @@ def test_a_stopped_training_goes_on_to_the_same_bits(start, two):
             ["model.embedding=sharded", "trainer.gradient_clip_val=null"],
         ),
         (["model.embedding=sharded", "trainer.precision=16-mixed"], ["model.embedding=sharded", "bf16-mixed"]),
-        (["model=authors", "model.embedding=sharded"], ["model.embedding"]),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(dien_train, small, capsys, options, names):
@@ -132,6 +131,11 @@ def test_what_does_not_go_together_is_one_sentence(dien_train, small, capsys, op
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
     assert all(name in said for name in names), said
+
+
+def test_the_networks_of_the_authors_have_no_such_option(dien_train, capsys):
+    assert dien_train("data=sample", "model=authors", "model.embedding=sharded") == 2
+    assert "'model.embedding'" in capsys.readouterr().err
 
 
 def test_without_torchrec_the_sentence_says_where_to_look(monkeypatch):
