@@ -1,10 +1,11 @@
 """How much memory it takes to prepare a large log and to start training on it, with worker processes.
 
-Makes events, prepares them with `dien-prepare` and trains a few hundred steps with `dien-train`, both of them fresh
-processes; a thread reads `/proc` (Linux) meanwhile. `largest` is the peak RSS of any process, `anonymous` what of it
-is no mapped file, `all` the peak PSS of the command and its workers together, which counts a shared page once (and in
-part where processes of others, such as a second Python, share it). Pages of the prepared dataset count where they were
-touched, though the system may take them back.
+Makes events, prepares them with `dien-prepare` (phase `prepare`) and trains a few hundred steps with `dien-train`, on
+what is prepared (`train`) and from the log (`both`), all of them fresh processes; a thread reads `/proc` (Linux)
+meanwhile. `largest` is the peak RSS of any process, `anonymous` what of it is no mapped file, `all` the peak PSS of the
+command and its workers together, which counts a shared page once (and in part where processes of others, such as a
+second Python, share it). Pages of the prepared dataset count where they were touched, though the system may take them
+back.
 
     python scripts/benchmark_memory.py --events 50_000_000
 """
@@ -150,17 +151,20 @@ def main() -> None:
     for kind in arguments.data:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="memory.") as name:
             folder = Path(name)
-            options = [*source(kind, events, folder), f"data.prepared={folder / 'prepared'}", *arguments.overrides]
+            options = [*source(kind, events, folder), *arguments.overrides]
             training = [
                 f"data.num_workers={arguments.workers}",
                 f"trainer.limit_train_batches={arguments.steps}",
                 "trainer.max_epochs=1",
                 "trainer.limit_val_batches=2",
                 "test=false",
-                f"hydra.run.dir={folder / 'run'}",
             ]
-            for phase, command, further in (("prepare", "dien-prepare", []), ("train", "dien-train", training)):
-                memory = measured(command, *options, *further, folder=folder)
+            for phase, command, place, further in (
+                ("prepare", "dien-prepare", "prepared", []),
+                ("train", "dien-train", "prepared", [*training, f"hydra.run.dir={folder / 'run'}"]),
+                ("both", "dien-train", "again", [*training, f"hydra.run.dir={folder / 'run_again'}"]),
+            ):
+                memory = measured(command, *options, f"data.prepared={folder / place}", *further, folder=folder)
                 sizes = (f"{size / 1e6:,.0f}" for size in (memory.largest, memory.anonymous, memory.all))
                 table.add_row(kind, phase, *sizes, f"{memory.seconds:.0f}")
     Console().print(table)

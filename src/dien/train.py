@@ -65,7 +65,6 @@ def train(cfg: DictConfig) -> float:
     _check(cfg)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    keep_freed_memory()
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger().setLevel(logging.WARNING)  # the first process speaks for all
     run_dir = Path(cfg.run_dir)
@@ -78,6 +77,7 @@ def train(cfg: DictConfig) -> float:
         data.setup()
     else:
         evaluation.prepare(cfg, data)
+    keep_freed_memory()  # not before: what it took to prepare a large log goes back to the system
     module = build_module(cfg, data)
     with warnings.catch_warnings():
         _hush_lightning()

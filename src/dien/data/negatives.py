@@ -160,7 +160,9 @@ class NegativeSampler:
         Raises:
             DataError: a user clicked everything that can be drawn.
         """
-        limit_N = self.data.basket_offsets[self.data.click_basket[event_N].astype(np.int64) + 1]
+        limit_N = event_N + 1
+        if self.exclude == "history":  # the basket, too; nothing else need touch 12 bytes an event for it
+            limit_N = self.data.basket_offsets[self.data.click_basket[event_N].astype(np.int64) + 1]
         positives = Positives(event_N, self.data.event_user[event_N], limit_N)
         key_N = derive(derive(stream(key, _TARGET), event_N), k_N)
         return self._draw(key_N, np.zeros_like(event_N), positives)

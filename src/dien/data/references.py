@@ -4,7 +4,7 @@ Axes: E events (sorted by user, time, input order), C clicks, S samples of a spl
 rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +43,26 @@ def references(
         items: the log's feature table.
         item_ids: sorted raw ids of the items.
     """
-    arrays = {name: read_array(folder, name) for name in _ARRAYS}
     category_R = _categories(items, item_ids)
     found: dict[str, float] = {}
     for split in ("val", "test"):
-        event_S = read_array(folder, f"samples_{split}")
-        label_S, user_S = arrays["event_label"][event_S], arrays["event_user"][event_S]
-        for name, score_S in _predictions(folder, scores, arrays, event_S, category_R):
+        predictions, label_S, user_S = _predictions(folder, split, scores, category_R)
+        for name, score_S in predictions.items():
             metrics = _metrics(score_S, label_S, user_S, name in scores)
             found |= {f"{PREFIX}/{name}/{split}/{metric}": value for metric, value in metrics.items()}
     return found
 
 
 def _predictions(
-    folder: Path,
-    scores: Sequence[str],
-    arrays: Mapping[str, NDArray[Any]],
-    event_S: NDArray[np.int64],
-    category_R: NDArray[np.int32] | None,
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name in scores:
-        yield name, read_array(folder, f"event_score_{name}")[event_S]
-    yield "popularity", arrays["item_train_clicks"][arrays["event_item"][event_S]]
-    yield from _counts(arrays, event_S, category_R).items()
+    folder: Path, split: str, scores: Sequence[str], category_R: NDArray[np.int32] | None
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int8], NDArray[np.int32]]:
+    """Of every sample of a split, with labels and users; the mappings, whose pages count as memory, end with it."""
+    arrays = {name: read_array(folder, name) for name in _ARRAYS}
+    event_S = read_array(folder, f"samples_{split}")
+    predictions = {name: read_array(folder, f"event_score_{name}")[event_S] for name in scores}
+    predictions["popularity"] = arrays["item_train_clicks"][arrays["event_item"][event_S]]
+    predictions |= _counts(arrays, event_S, category_R)
+    return predictions, arrays["event_label"][event_S], arrays["event_user"][event_S]
 
 
 def _categories(items: pl.DataFrame | None, item_ids: pl.Series) -> NDArray[np.int32] | None:
@@ -114,14 +111,14 @@ def _metrics(
     score_S: NDArray[Any], label_S: NDArray[np.int8], user_S: NDArray[np.int32], probability: bool
 ) -> dict[str, float]:
     """The metrics of the project, of probabilities or of scores that only rank."""
+    score = torch.from_numpy(score_S.astype(np.float64 if probability else np.float32))
     if probability:
-        score = torch.from_numpy(score_S.astype(np.float64)).logit_()
-    else:
-        score = torch.from_numpy(score_S.astype(np.float32))
+        score.logit_()
     label, user = torch.from_numpy(label_S.astype(np.float32)), torch.from_numpy(user_S.astype(np.int64))
-    metrics = {"auc": AUC(), "gauc": GAUC()} | ({"logloss": LogLoss()} if probability else {})
     values = {}
-    for name, metric in metrics.items():
+    metrics = {"auc": AUC, "gauc": GAUC} | ({"logloss": LogLoss} if probability else {})
+    for name, metric_class in metrics.items():  # one at a time: each keeps a copy of what it has seen
+        metric = metric_class()
         metric.update(score, label, user)
         values[name] = metric.compute().item()
     return {name: value for name, value in values.items() if np.isfinite(value)}

@@ -12,8 +12,9 @@ import pytest
 
 from dien.data import blocks, vocabulary
 from dien.data.blocks import Events, count
+from dien.data.event_arrays import lengths
 from dien.data.log import Log
-from dien.data.prepare import _lengths, prepare
+from dien.data.prepare import prepare
 from dien.data.protocol import Protocol
 from dien.data.sources import CompleteJourneySample
 from dien.data.storage import Arrays, write_array
@@ -118,7 +119,7 @@ def test_an_array_in_pieces_has_the_bytes_of_the_whole(tmp_path, dtype):
 @pytest.mark.parametrize("samples", [1, 2, 7, 100])
 def test_lengths_from_their_counts(samples):
     length_S = np.random.default_rng(samples).integers(9, size=samples)
-    assert _lengths(np.bincount(length_S, minlength=20)) == {
+    assert lengths(np.bincount(length_S, minlength=20)) == {
         "mean": round(length_S.mean(), 3),
         "median": np.median(length_S),
         "longest": length_S.max(),

@@ -50,9 +50,7 @@ class Synthetic(World):
             with tempfile.TemporaryDirectory(dir=folder, prefix=".synthetic.") as temporary:
                 path = Path(temporary, "events.arrow")
                 write_events(self, path, block=self.block)
-                # Arrow maps the file without copying it, and the mapping outlives the file's name.
-                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-                events = pl.DataFrame(pl.from_arrow(table, rechunk=False))
+                events = _mapped(path)
                 if place:
                     path.replace(place)
         except OSError as error:
@@ -77,3 +75,16 @@ class Synthetic(World):
         """Hash the parameters and the generator's version."""
         options = {name: value for name, value in vars(self).items() if name in World.__dataclass_fields__}
         return fingerprint(self, {"version": VERSION, **options}, [])
+
+
+def _mapped(path: Path) -> pl.DataFrame:
+    """The columns of an Arrow file, mapped without a copy; the mapping outlives the file's name.
+
+    Each has a mapping of its own, so that the memory of its pages ends with the column and not with the last of them.
+    """
+
+    def table() -> pa.Table:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+    names = table().column_names
+    return pl.DataFrame({name: pl.from_arrow(table().column(name), rechunk=False) for name in names})
