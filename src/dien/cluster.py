@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from dien.errors import ConfigError, StoppedError
+from dien.overrides import parse
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def get_ready(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: the extra `slurm` is not installed.
     """
-    name = next((override[8:] for override in overrides if override.startswith("cluster=")), "")
+    given = filter(None, map(parse, overrides))
+    name = next((override.value for override in given if override.key == "cluster"), "")
     if name in LAUNCHERS and find_spec(f"hydra_plugins.{LAUNCHERS[name]}") is None:
         raise ConfigError(
             f"cluster={name} needs {LAUNCHERS[name].replace('_', '-')}, which the extra `slurm` installs: "

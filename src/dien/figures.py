@@ -5,7 +5,6 @@ Matrices are shown in cividis, which also survives grey print; how the rest look
 Axes: C candidate items, T history steps (oldest first), H hidden, V variants.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dien import runs
-from dien.looks import COLOURS, COLUMN, INK, WIDE, looks, style
+from dien.looks import COLOURS, COLUMN, INK, WIDE, drawn, looks, style
 
 _STEP_NAME, _CANDIDATE_NAME = 22, 34
 """Letters of a name below and beside an attention map."""
@@ -32,14 +31,6 @@ _MARKED = 4
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as what the suffix of `path` says: .png, .svg or .pdf; it exists whole or not at all."""
     runs.write_bytes(Path(path), drawn(figure, Path(path).suffix[1:]))
-
-
-def drawn(figure: Figure, kind: str, *, dpi: int = 300) -> bytes:
-    """The content of a file of a figure: `png`, `svg` or `pdf`."""
-    file = io.BytesIO()
-    with style():
-        figure.savefig(file, format=kind, dpi=dpi)
-    return file.getvalue()
 
 
 def of_run(metrics_csv: Path) -> dict[str, Figure]:

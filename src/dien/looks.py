@@ -4,12 +4,14 @@ Colours are those of Okabe and Ito, which stay apart for the colour-blind; line 
 series on, so that a grey print still tells them apart.
 """
 
+import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.figure import Figure
 
 COLUMN = 3.3
 """Width of a figure in inches, that of a column of a two-column page."""
@@ -68,3 +70,12 @@ def style(salt: str = "dien") -> Iterator[None]:
     """The look of every figure; `salt` makes the ids in an SVG."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
         yield
+
+
+def drawn(figure: Figure, kind: str, *, dpi: int = 300, salt: str = "dien") -> bytes:
+    """The content of a file of a figure, the same every time: `png`, `svg` or `pdf`."""
+    file = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with style(salt):
+        figure.savefig(file, format=kind, dpi=dpi, metadata=undated.get(kind, {}))
+    return file.getvalue()

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dien import runs
-from dien.looks import COLOURS, COLUMN, INK, Look, looks, style
+from dien.looks import COLOURS, COLUMN, INK, Look, drawn, looks, style
 from dien.reporting.comparison import Comparison, Row
 from dien.reporting.tables import metric_name
 from dien.runs.frames import curves_of
@@ -217,14 +217,10 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name.png` (300 dots an inch) and `name.svg`, each whole or not at all."""
-    written = []
-    with style(name):
-        for kind in ("png", "svg"):
-            path, file = folder / f"{name}.{kind}", io.BytesIO()
-            figure.savefig(file, format=kind, dpi=300, metadata={"Date": None} if kind == "svg" else {})
-            runs.write_bytes(path, file.getvalue())
-            written.append(path)
-    return written
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        runs.write_bytes(path, drawn(figure, path.suffix[1:], salt=name))
+    return paths
 
 
 def as_inline_svg(figure: Figure, name: str) -> str:

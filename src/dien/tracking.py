@@ -106,7 +106,7 @@ class WandbRun(WandbLogger):
         import wandb
         from PIL import Image
 
-        from dien.figures import drawn
+        from dien.looks import drawn
 
         # W&B would draw a figure at 100 dots an inch, whatever its own are.
         pngs = {name: io.BytesIO(drawn(figure, "png", dpi=DPI)) for name, figure in figures.items()}

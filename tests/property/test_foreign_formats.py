@@ -65,32 +65,15 @@ def write(root: str, name: str, content: bytes) -> Path:
 
 ODD_BYTES = st.sampled_from(
     [
-        *[
-            b"\r",
-            b"\x00",
-            b"\t",
-            b" ",
-            b"\\",
-            b"\\q",
-            b"\\x4",
-            b"\\477",
-            b"'",
-            b'"',
-            b'"""',
-            b"''",
-            b"{",
-            b"}",
-            b"[",
-            b"]",
-        ],
-        *[b",", b", ", b":", b"0", b"-", b".", b"e5", b"u", b"None", b"null", b"\xef\xbb\xbf", b"\xff", b"\xc2\x85"],
-        *[
+        *(bytes([byte]) for byte in b"\r\x00\t \\'\"{}[],:0-.u\xff"),
+        *(b"\\q", b"\\x4", b"\\477", b'"""', b"''", b", ", b"e5", b"None", b"null", b"\xef\xbb\xbf", b"\xc2\x85"),
+        *(
             b"'asin': 'z', ",
             b'"asin": "z", ',
             b"'categories': [['q']], ",
             b'"reviewerID": "z", ',
             b'"category": ["q"], ',
-        ],
+        ),
     ]
 )
 
