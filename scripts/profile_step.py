@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from dien.allocator import keep_freed_memory
 from dien.batch import Batch
 from dien.model.attention import MLPAttention
 from dien.model.dien import DIEN
@@ -164,6 +165,7 @@ def main() -> int:
     parser.add_argument("--steps", type=positive, default=30, help="profiled steps (default: %(default)s)")
     parser.add_argument("--figure", type=Path, help="file to draw, .svg or .png")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as dien-train does
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     table = Table(title=f"ms a training step, {arguments.threads} thread(s)", title_justify="left")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dien.data.ahead import ahead
 from dien.data.blocks import Events, count
 from dien.data.protocol import SPLITS, Protocol
 from dien.data.splits import TRAIN, Assign, assigner, check_samples, select_samples, unit_starts
@@ -61,7 +62,7 @@ def write_events(folder: Path, log: Events, protocol: Protocol, counts: Counts) 
 
     assign = assigner(protocol, log, events_U)
     with Arrays(folder) as arrays:
-        for events in log.in_order(event_offsets):
+        for events in ahead(log.in_order(event_offsets)):
             _write_block(arrays, events, event_offsets, click_offsets, protocol, assign, counts)
         arrays.append("basket_offsets", click_offsets[-1:])
     write_array(folder, "item_train_clicks", counts.item_click_R)

@@ -26,6 +26,7 @@ Files (`.npy`; row `r` of an offsets array owns `offsets[r]:offsets[r + 1]`):
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def _write(
     folder: Path,
 ) -> None:
     stage("numbering users and items")
-    item_ids = sorted_ids(columns["item_id"], log.items)
-    user_ids = sorted_ids(columns["user_id"], log.users)
+    with ThreadPoolExecutor() as pool:
+        item_ids, user_ids = pool.map(sorted_ids, (columns["item_id"], columns["user_id"]), (log.items, log.users))
     if len(item_ids) < 2:
         raise DataError("The log has a single item, so nothing can be told from it: it needs at least two.")
     counts = Counts.of(users=len(user_ids) + FIRST_ID, items=len(item_ids) + FIRST_ID)

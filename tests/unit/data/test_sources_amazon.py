@@ -344,7 +344,9 @@ def test_the_official_addresses() -> None:
         assert (form.reviews_file.format("Books"), form.metadata_file.format("Books")) == ends
 
 
-def test_the_fingerprint_follows_options_and_content_only(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_options_content_and_reader_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = write(tmp_path / "one"), write(tmp_path / "two")
     given = source(one).fingerprint()
     assert source(two).fingerprint() == given
@@ -352,3 +354,5 @@ def test_the_fingerprint_follows_options_and_content_only(tmp_path: Path) -> Non
     assert source(two, on_bad_line="error").fingerprint() != given
     (two / "meta_Books.json").unlink()
     assert source(two).fingerprint() != given
+    monkeypatch.setattr("dien.data.sources.amazon.READER", 0)
+    assert source(one).fingerprint() != given

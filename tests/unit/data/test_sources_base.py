@@ -1,12 +1,13 @@
 """The check that every log passes, and fingerprints."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from dien.data.log import Log
-from dien.data.sources import validate
+from dien.data.sources import base, validate
 from dien.data.sources.base import chosen, content_hash, fingerprint
 from dien.errors import ConfigError, DataError
 
@@ -76,6 +77,17 @@ def test_a_fingerprint_depends_on_options_and_content_but_not_on_the_place(tmp_p
     assert len({given, fingerprint(Anything(), {"a": (1, 2), "b": 0}, [one])}) == 2
     assert len({given, fingerprint(Anything(), {"a": (1, 2), "b": None}, [changed])}) == 2
     assert len({given, fingerprint(object(), {"a": (1, 2), "b": None}, [one])}) == 2
+
+
+def test_a_large_file_is_hashed_by_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PIECE", 8)
+    monkeypatch.setattr(base, "_READ", 4)
+    path = tmp_path / "file"
+    for content in (b"", b"1", b"12345678", b"123456789", b"1234567812345678", b"0" * 100):
+        path.write_bytes(content)
+        pieces = [sha256(content[start : start + 8]) for start in range(0, len(content), 8)]
+        by_hand = sha256(b"".join(piece.digest() for piece in pieces)) if len(pieces) > 1 else sha256(content)
+        assert content_hash(path) == content_hash(content) == by_hand.hexdigest()
 
 
 def test_files_that_cannot_be_hashed(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from dien.errors import ConfigError, DataError, check_choice, check_whole
 
 logger = logging.getLogger(__name__)
 
+READER = 2
+"""Counts the changes of what lines mean: a dataset that an older reader prepared is prepared again."""
 DEFAULT_CATEGORY = "default_cat"
 """Category of items without metadata, and of those whose metadata names none, as in the authors' code."""
 
@@ -154,10 +156,11 @@ class Amazon:
         return validate(Log(events, items, report=report))
 
     def fingerprint(self) -> str:
-        """Hash the options and the content of the files."""
+        """Hash the options, the version of the reader and the content of the files."""
         options = {name: value for name, value in vars(self).items() if name not in ("path", "cache", "address")}
         files = self._files()
-        return fingerprint(self, options | {"files": [file is not None for file in files]}, [f for f in files if f])
+        options |= {"reader": READER, "files": [file is not None for file in files]}
+        return fingerprint(self, options, [file for file in files if file])
 
     def _files(self) -> list[Path | None]:
         """The reviews and the metadata, which may be missing from a folder of the user's; fetched if need be."""
@@ -234,6 +237,8 @@ def _with_categories(events: pl.DataFrame, known: pl.DataFrame, tally: Tally) ->
     ):
         if number := int(missing.sum()):
             tally.add(what, number, f"Item {items.filter(missing)['item_id'][0]!r} {complaint} (as {number} items)")
-    ids_and_names = pl.concat([items["item_id"], items["category"].drop_nulls(), events["user_id"].unique()])
-    tally.counts["names_beyond_ascii"] = int((ids_and_names.str.len_bytes() != ids_and_names.str.len_chars()).sum())
+    names = [items["item_id"], items["category"].drop_nulls(), events["user_id"]]
+    tally.counts["names_beyond_ascii"] = sum(
+        name.filter(name.str.len_bytes() != name.str.len_chars()).n_unique() for name in names
+    )
     return items.select("item_id", pl.col("category").fill_null(DEFAULT_CATEGORY))

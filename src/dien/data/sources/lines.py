@@ -2,7 +2,6 @@
 
 import gzip
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -11,6 +10,7 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
+from dien.data.ahead import ahead
 from dien.data.sources.reading import readable
 
 BLOCK_BYTES = 4 << 20
@@ -54,12 +54,7 @@ def blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, line_bytes: int = LINE
     Raises:
         DataError: the file is missing, truncated or damaged.
     """
-    found = _blocks(path, block_bytes, line_bytes)
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, found, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, found, None)
-            yield block
+    return ahead(_blocks(path, block_bytes, line_bytes))
 
 
 def _open(path: Path, stack: ExitStack) -> IO[bytes]:
