@@ -24,7 +24,7 @@ def takes(*tensors: Tensor | None) -> bool:
     return (
         not traced()
         and dtype in SUFFIX
-        and all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in given)
+        and all(tensor.is_cpu and tensor.dtype == dtype for tensor in given)
         and not torch.is_autocast_enabled("cpu")
         and engine_for("cpu") == "cpu"
     )
@@ -116,18 +116,22 @@ def call(
     """
     dtype = next(tensor.dtype for tensor in outputs if tensor is not None)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
-    status = getattr(build.library(), f"{name}_{SUFFIX[dtype]}")(
-        *map(_pointer, contiguous),
-        *(() if rule is None else ((ctypes.c_double * 3)(*COEFFICIENTS[rule]),)),
-        *map(ctypes.c_int64, sizes),
-        ctypes.c_int(torch.get_num_threads()),
-        *map(_pointer, outputs),
-    )
+    rules = () if rule is None else ((ctypes.c_double * 3)(*COEFFICIENTS[rule]),)
+    function = getattr(build.library(), f"{name}_{SUFFIX[dtype]}")
+    if function.argtypes is None:  # with them ctypes takes plain numbers, an object for each would cost more time
+        pointers, numbers = ctypes.c_void_p, ctypes.c_int64
+        function.argtypes = (
+            *(pointers for _ in (*inputs, *rules)),
+            *(numbers for _ in sizes),
+            ctypes.c_int,
+            *(pointers for _ in outputs),
+        )
+    status: int = function(*map(_address, contiguous), *rules, *sizes, torch.get_num_threads(), *map(_address, outputs))
     if status == OUT_OF_MEMORY:
         raise MemoryError(f"the kernel {name} found no memory to work in, for sizes {tuple(sizes)}")
     return status != 0
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """To the first element; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _address(tensor: Tensor | None) -> int | None:
+    """Of the first element; None for null."""
+    return None if tensor is None else tensor.data_ptr()

@@ -28,7 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     # Without gradients, the call of an autograd function would cost more than a small kernel.
-    run = _Linear.apply if torch.is_grad_enabled() else _Linear.forward
+    run = _Linear.apply if torch.is_grad_enabled() else _forward
     y: Tensor = run(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))
 
@@ -52,44 +52,48 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def _forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y_NM = x_NK.new_empty(len(x_NK), len(weight))
+    call("linear", (x_NK, weight, bias), (*x_NK.shape, len(weight)), (y_NM,))
+    return y_NM
+
+
+def _backward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of `_forward` with respect to input (None unless `needs_x`), weight and bias."""
+    to_x = x_NK.new_empty(x_NK.shape) if needs_x else None
+    to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
+    sizes, outputs = (*x_NK.shape, len(weight)), (to_x, to_weight, to_bias)
+    call("linear_backward", (grad_NM, x_NK, weight), sizes, outputs)
+    return to_x, to_weight, to_bias
+
+
 class _Linear(torch.autograd.Function):
-    """The kernel behind `linear`; x `[N, K]`."""
+    """The kernel behind `linear`; x `[N, K]`.
+
+    Like all functions of this package it has no `setup_context`: torch would look the signature of `forward` up at
+    every call, which takes longer than a small kernel.
+    """
 
     @staticmethod
-    def forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y_NM = x_NK.new_empty(len(x_NK), len(weight))
-        call("linear", (x_NK, weight, bias), (*x_NK.shape, len(weight)), (y_NM,))
-        return y_NM
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x_NK, weight, bias = inputs
+    def forward(ctx: Any, x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.has_bias = bias is not None
         ctx.save_for_backward(x_NK, weight)
+        return _forward(x_NK, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x_NK, weight = ctx.saved_tensors
-        # Where second derivatives may follow, an autograd function refuses them.
-        run = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
+        run = _Gradients.apply if torch.is_grad_enabled() else _backward
         to_x, to_weight, to_bias = run(grad_NM, x_NK, weight, ctx.needs_input_grad[0])
         return to_x, to_weight, to_bias if ctx.has_bias else None
 
 
 class _Gradients(torch.autograd.Function):
-    """Gradients of `_Linear` with respect to input (None unless `needs_x`), weight and bias."""
+    """`_backward` where second derivatives may follow, which it refuses."""
 
     @staticmethod
-    def forward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-        to_x = x_NK.new_empty(x_NK.shape) if needs_x else None
-        to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
-        sizes, outputs = (*x_NK.shape, len(weight)), (to_x, to_weight, to_bias)
-        call("linear_backward", (grad_NM, x_NK, weight), sizes, outputs)
-        return to_x, to_weight, to_bias
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        pass
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, Tensor, Tensor]:
+        return _backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:

@@ -143,8 +143,11 @@ class Scan(torch.autograd.Function):
     It does not check: `dien.ops.gated_scan` has, and autograd hands a backward the shapes that it was promised.
     """
 
-    forward = staticmethod(forward)
-    setup_context = staticmethod(_setup)
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = forward(*inputs)
+        _setup(ctx, inputs, output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_states_NH: Tensor | None, _: None) -> tuple[Any, ...]:

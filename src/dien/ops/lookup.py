@@ -27,14 +27,10 @@ def lookup(table: Tensor, index: Tensor) -> Tensor:
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(table: Tensor, index: Tensor) -> Tensor:
-        return F.embedding(index, table)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        table, index = inputs
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
         ctx.rows = len(table)
         ctx.save_for_backward(index)
+        return F.embedding(index, table)
 
     @staticmethod
     def backward(ctx: Any, to_places: Tensor) -> tuple[Tensor, None]:

@@ -25,58 +25,57 @@ def perceptron(x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tenso
     inputs = (x_NA, weight_MA, bias_M, weight_1M, bias_1)
     if not takes(*inputs) or x_NA.shape[1:] != weight_MA.shape[1:] or weight_1M.shape != (1, len(weight_MA)):
         return F.linear(F.linear(x_NA.sigmoid(), weight_MA, bias_M).sigmoid(), weight_1M, bias_1)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    score_N1: Tensor = (_Perceptron.apply if save else _Perceptron.forward)(*inputs, save)[0]
-    return score_N1
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        score_N1: Tensor = _Perceptron.apply(*inputs)
+        return score_N1
+    return _forward(*inputs, save=False)[0]
+
+
+def _forward(
+    x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor, *, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores [N, 1], and the values of the hidden layers [N, A] and [N, M], empty unless `save`."""
+    steps, (units, inputs) = len(x_NA) if save else 0, weight_MA.shape
+    first, second = x_NA.new_empty(steps, inputs), x_NA.new_empty(steps, units)
+    score_N1 = x_NA.new_empty(len(x_NA), 1)
+    kept = (first, second) if save else (None, None)
+    sizes, parameters = (*x_NA.shape, units), (weight_MA, bias_M, weight_1M, bias_1)
+    call("perceptron", (x_NA, *parameters), sizes, (*kept, score_N1))
+    return score_N1, first, second
+
+
+def _backward(
+    to_score_N1: Tensor, first_NA: Tensor, second_NM: Tensor, weight_MA: Tensor, weight_1M: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of the scores with respect to the five inputs."""
+    to_x, to_bias = first_NA.new_empty(first_NA.shape), weight_MA.new_empty(len(weight_MA))
+    to_weight, to_output = weight_MA.new_empty(weight_MA.shape), weight_1M.new_empty(weight_1M.shape)
+    inputs = (to_score_N1, first_NA, second_NM, weight_MA, weight_1M)
+    sizes = (*first_NA.shape, len(weight_MA))
+    call("perceptron_backward", inputs, sizes, (to_x, to_weight, to_bias, to_output))
+    return to_x, to_weight, to_bias, to_output, to_score_N1.sum(0)
 
 
 class _Perceptron(torch.autograd.Function):
-    """Scores [N, 1], and the values of the hidden layers [N, A] and [N, M], empty unless `save`."""
+    @staticmethod
+    def forward(ctx: Any, x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor) -> Tensor:
+        score_N1, *hidden = _forward(x_NA, weight_MA, bias_M, weight_1M, bias_1, save=True)
+        ctx.save_for_backward(*hidden, weight_MA, weight_1M)
+        return score_N1
 
     @staticmethod
-    def forward(
-        x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor, save: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        steps, (units, inputs) = len(x_NA) if save else 0, weight_MA.shape
-        first, second = x_NA.new_empty(steps, inputs), x_NA.new_empty(steps, units)
-        score_N1 = x_NA.new_empty(len(x_NA), 1)
-        kept = (first, second) if save else (None, None)
-        sizes, parameters = (*x_NA.shape, units), (weight_MA, bias_M, weight_1M, bias_1)
-        call("perceptron", (x_NA, *parameters), sizes, (*kept, score_N1))
-        return score_N1, first, second
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output[1:], inputs[1], inputs[3])
-
-    @staticmethod
-    def backward(ctx: Any, to_score_N1: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if to_score_N1 is None:
-            return (None,) * 6
-        # Where second derivatives may follow, an autograd function refuses them.
-        run = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
-        return *run(to_score_N1, *ctx.saved_tensors), None
+    def backward(ctx: Any, to_score_N1: Tensor) -> tuple[Tensor, ...]:
+        run = _Gradients.apply if torch.is_grad_enabled() else _backward
+        gradients: tuple[Tensor, ...] = run(to_score_N1, *ctx.saved_tensors)
+        return gradients
 
 
 class _Gradients(torch.autograd.Function):
-    """Gradients of `_Perceptron` with respect to its tensors."""
+    """`_backward` where second derivatives may follow, which it refuses."""
 
     @staticmethod
-    def forward(
-        to_score_N1: Tensor, first_NA: Tensor, second_NM: Tensor, weight_MA: Tensor, weight_1M: Tensor
-    ) -> tuple[Tensor, ...]:
-        to_x, to_bias = first_NA.new_empty(first_NA.shape), weight_MA.new_empty(len(weight_MA))
-        to_weight, to_output = weight_MA.new_empty(weight_MA.shape), weight_1M.new_empty(weight_1M.shape)
-        inputs = (to_score_N1, first_NA, second_NM, weight_MA, weight_1M)
-        sizes = (*first_NA.shape, len(weight_MA))
-        call("perceptron_backward", inputs, sizes, (to_x, to_weight, to_bias, to_output))
-        return to_x, to_weight, to_bias, to_output, to_score_N1.sum(0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        pass
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return _backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:

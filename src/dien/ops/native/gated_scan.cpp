@@ -272,23 +272,19 @@ void backward(const Arguments<T>& s, const Gradients<T>& g, int64_t batch, int t
   const T one = 1;
   const int64_t width = Workspace<T>(H, panels.width).width, groups = schedule.groups.size();
   const Buffer<T> to_weight =
-      zeros<T>(groups * (H + 1) * width);  // [groups, H + 1, width], the bias in the last row
+      unset<T>(groups * (H + 1) * width);  // [groups, H + 1, width], the bias in the last row
 #pragma omp parallel num_threads(schedule.threads) if (schedule.threads > 1)
   {
     Workspace<T> workspace(H, panels.width);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t group = 0; group < groups; ++group)
+    for (int64_t group = 0; group < groups; ++group) {
+      T* sum = to_weight.get() + group * (H + 1) * width;
+      std::fill_n(sum, (H + 1) * width, T(0));
       for (int64_t block : schedule.groups[group])
-        backward_block(s, g, panels, schedule, block, workspace, nothing.get(), &one,
-                       to_weight.get() + group * (H + 1) * width);
-#pragma omp for schedule(static)
-    for (int64_t c = 0; c < 3 * H; ++c) {
-      for (int64_t k = 0; k <= H; ++k) {
-        T sum = 0;
-        for (int64_t group = 0; group < groups; ++group) sum += to_weight[(group * (H + 1) + k) * width + c];
-        (k < H ? g.weight[c * H + k] : g.bias[c]) = sum;
-      }
+        backward_block(s, g, panels, schedule, block, workspace, nothing.get(), &one, sum);
     }
+    add_parts(to_weight.get(), groups, H + 1, width, 3 * H,
+              [&](int64_t k, int64_t c) -> T& { return k < H ? g.weight[c * H + k] : g.bias[c]; });
   }
 }
 

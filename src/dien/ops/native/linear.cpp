@@ -37,9 +37,9 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
                      T* to_x, T* to_weight, T* to_bias) {
   const Panels<T> panels(weight, M, K, K, 1);
   const int64_t width = (M + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  const int64_t parts = parts_for(threads);
+  const int64_t parts = parts_for(threads, N);
   const Buffer<T> sums =
-      zeros<T>(parts * (K + 1) * width);  // [parts, K + 1, width], the bias in the last row
+      unset<T>(parts * (K + 1) * width);  // [parts, K + 1, width], the bias in the last row
   const Buffer<T> start = zeros<T>(panels.width);
   const T one = 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -49,6 +49,7 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
 #pragma omp for schedule(dynamic, 1)
     for (int64_t part = 0; part < parts; ++part) {
       T* sum = sums.get() + part * (K + 1) * width;
+      std::fill_n(sum, (K + 1) * width, T(0));
       const int64_t end = N * (part + 1) / parts;
       for (int64_t first = N * part / parts; first < end; first += kPiece) {
         const int64_t steps = std::min(kPiece, end - first);
@@ -68,14 +69,8 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
         outer(ones, 1, width, sum + K * width);
       }
     }
-#pragma omp for schedule(static)
-    for (int64_t m = 0; m < M; ++m) {
-      for (int64_t k = 0; k <= K; ++k) {
-        T sum = 0;
-        for (int64_t part = 0; part < parts; ++part) sum += sums[(part * (K + 1) + k) * width + m];
-        (k < K ? to_weight[m * K + k] : to_bias[m]) = sum;
-      }
-    }
+    add_parts(sums.get(), parts, K + 1, width, M,
+              [&](int64_t k, int64_t m) -> T& { return k < K ? to_weight[m * K + k] : to_bias[m]; });
   }
 }
 

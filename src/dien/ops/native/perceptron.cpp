@@ -57,9 +57,9 @@ void perceptron_backward(const T* to_y, const T* first, const T* second, const T
   const int threads = threads_for(2. * N * A * M, max_threads);
   const Panels<T> panels(weight, M, A, A, 1);
   const int64_t width = whole_vectors<T>(M), sum_rows = A + 2;
-  const int64_t parts = parts_for(threads);
+  const int64_t parts = parts_for(threads, N);
   // [parts, A + 2, width]: of the weight, transposed, then of bias and output.
-  const Buffer<T> sums = zeros<T>(parts * sum_rows * width);
+  const Buffer<T> sums = unset<T>(parts * sum_rows * width);
   const Buffer<T> start = zeros<T>(panels.width), last = padded(output, 1, M, width);
   const T one = 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -70,6 +70,7 @@ void perceptron_backward(const T* to_y, const T* first, const T* second, const T
 #pragma omp for schedule(dynamic, 1)
     for (int64_t part = 0; part < parts; ++part) {
       T* sum = sums.get() + part * sum_rows * width;
+      std::fill_n(sum, sum_rows * width, T(0));
       const int64_t end = N * (part + 1) / parts;
       for (int64_t from = N * part / parts; from < end; from += kPiece) {
         const int64_t steps = std::min(kPiece, end - from);
@@ -100,14 +101,9 @@ void perceptron_backward(const T* to_y, const T* first, const T* second, const T
         outer(run, 1, width, sum + (A + 1) * width);
       }
     }
-#pragma omp for schedule(static)
-    for (int64_t m = 0; m < M; ++m) {
-      for (int64_t row = 0; row < sum_rows; ++row) {
-        T total = 0;
-        for (int64_t part = 0; part < parts; ++part) total += sums[(part * sum_rows + row) * width + m];
-        (row < A ? to_weight[m * A + row] : row == A ? to_bias[m] : to_output[m]) = total;
-      }
-    }
+    add_parts(sums.get(), parts, sum_rows, width, M, [&](int64_t row, int64_t m) -> T& {
+      return row < A ? to_weight[m * A + row] : row == A ? to_bias[m] : to_output[m];
+    });
   }
 }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -24,8 +23,11 @@ constexpr int64_t kPiece = 96;  // steps taken at a time, small enough for the L
 // Threads for so many multiply-adds: 1 or all.
 inline int threads_for(double work, int threads) { return work < kSerialWork ? 1 : std::max(1, threads); }
 
-// Parts of a sum over steps, several a thread, so that threads share the work evenly.
-inline int64_t parts_for(int threads) { return threads == 1 ? 1 : threads * 4; }
+// Parts of a sum over steps, several a thread, so that threads share the work evenly; fewer where steps are few, for
+// each part costs a matrix that is cleared and added.
+inline int64_t parts_for(int threads, int64_t steps) {
+  return threads == 1 ? 1 : std::clamp<int64_t>(steps / kPiece, threads, threads * 4);
+}
 
 template <class T>
 struct Free {
@@ -51,12 +53,17 @@ int status_of(const F& run) {
 }
 
 template <class T>
-Buffer<T> zeros(int64_t count) {
-  const size_t bytes = (count * sizeof(T) + 63) / 64 * 64 + 64;
-  T* memory = static_cast<T*>(std::aligned_alloc(64, bytes));
+Buffer<T> unset(int64_t count) {
+  T* memory = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64 + 64));
   if (!memory) throw OutOfMemory();
-  std::memset(memory, 0, bytes);
   return Buffer<T>(memory);
+}
+
+template <class T>
+Buffer<T> zeros(int64_t count) {
+  Buffer<T> memory = unset<T>(count);
+  std::fill_n(memory.get(), count + 64 / sizeof(T), T(0));
+  return memory;
 }
 
 template <class T>
@@ -222,6 +229,21 @@ void outer(const std::vector<Run<T>>& runs, int64_t rows, int64_t stride, T* out
         });
       }
     });
+  }
+}
+
+// to(row, column) = sum over the parts of sums [parts, rows, width], whose first part is overwritten. For all threads of
+// a team; `to` is the transposed matrix, so a row is added as a whole and then scattered.
+template <class T, class F>
+void add_parts(T* sums, int64_t parts, int64_t rows, int64_t width, int64_t columns, const F& to) {
+#pragma omp for schedule(static)
+  for (int64_t row = 0; row < rows; ++row) {
+    T* sum = sums + row * width;
+    for (int64_t part = 1; part < parts; ++part) {
+      const T* more = sums + (part * rows + row) * width;
+      for (int64_t j = 0; j < width; ++j) sum[j] += more[j];
+    }
+    for (int64_t column = 0; column < columns; ++column) to(row, column) = sum[column];
   }
 }
 
