@@ -10,8 +10,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 train: .venv/installed
 	$(BIN)/dien-train $(ARGS)
 
+# A module's tests stay in one process: some share a training.
 test: .venv/installed-dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
