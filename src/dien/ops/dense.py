@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dien.errors import DienError
 from dien.ops.cpu import call, takes
 from dien.ops.engines import traced
+from dien.ops.once import once
 
 FEWEST = 1 << 20  # multiply-adds below which the call of an operator costs more than it gains
 LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
@@ -82,19 +82,6 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        x_NK, weight = ctx.saved_tensors
-        run = _Gradients.apply if torch.is_grad_enabled() else _backward
-        to_x, to_weight, to_bias = run(grad_NM, x_NK, weight, ctx.needs_input_grad[0])
+        inputs = (grad_NM, *ctx.saved_tensors, ctx.needs_input_grad[0])
+        to_x, to_weight, to_bias = once("The linear kernel", _backward, *inputs)
         return to_x, to_weight, to_bias if ctx.has_bias else None
-
-
-class _Gradients(torch.autograd.Function):
-    """`_backward` where second derivatives may follow, which it refuses."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, Tensor, Tensor]:
-        return _backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-        raise DienError("The linear kernel is differentiable once: set DIEN_SCAN=reference for second derivatives.")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dien.errors import DienError
 from dien.ops.cpu import call, takes
+from dien.ops.once import once
 
 
 def perceptron(x_NA: Tensor, weight_MA: Tensor, bias_M: Tensor, weight_1M: Tensor, bias_1: Tensor) -> Tensor:
@@ -65,18 +65,5 @@ class _Perceptron(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, to_score_N1: Tensor) -> tuple[Tensor, ...]:
-        run = _Gradients.apply if torch.is_grad_enabled() else _backward
-        gradients: tuple[Tensor, ...] = run(to_score_N1, *ctx.saved_tensors)
+        gradients: tuple[Tensor, ...] = once("The perceptron", _backward, to_score_N1, *ctx.saved_tensors)
         return gradients
-
-
-class _Gradients(torch.autograd.Function):
-    """`_backward` where second derivatives may follow, which it refuses."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return _backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
-        raise DienError("The perceptron is differentiable once: set DIEN_SCAN=reference for second derivatives.")
