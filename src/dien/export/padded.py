@@ -36,6 +36,12 @@ class PaddedSteps(NamedTuple):
         """[N, ...] -> [R, T, ...]"""
         return flat.unflatten(0, self.real_RT.shape)
 
+    @property
+    def row_N(self) -> Tensor:
+        """int64 [N], the row of every cell."""
+        rows, width = self.real_RT.shape
+        return repeat(torch.arange(rows, device=self.real_RT.device), width)
+
     def spread(self, row_RD: Tensor) -> Tensor:
         """Every cell gets the vector of its row, [R, D] -> [N, D]."""
         return repeat(row_RD, self.real_RT.shape[1])

@@ -70,5 +70,5 @@ class MLPAttention(nn.Module):
         q_AH, h_AH, difference_AH, product_AH = self.first.weight.chunk(4, 1)
         row_BA = linear(query_BH, q_AH + difference_AH, self.first.bias)
         step_N2H = torch.cat([interest_NH, steps.spread(query_BH) * interest_NH], 1)
-        step_NA = linear(step_N2H, torch.cat([h_AH - difference_AH, product_AH], 1))
-        return steps.softmax(self.rest(step_NA + steps.spread(row_BA)).squeeze(-1))
+        step_A2H = torch.cat([h_AH - difference_AH, product_AH], 1)
+        return steps.softmax(self.rest.scores(step_N2H, step_A2H, row_BA, steps.row_N))

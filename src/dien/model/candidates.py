@@ -102,7 +102,7 @@ def _score(network: DIEN | DIN, shared: Shared, target_CD: Tensor) -> Tensor:
 def _fused(network: DIEN | DIN, shared: Shared) -> bool:
     """Whether every part of the network that sees pairs of candidates and steps has a kernel here."""
     attention = network.attention
-    has_kernel = not isinstance(attention, MLPAttention) or attention.rest.two_sigmoids() is not None
+    has_kernel = not isinstance(attention, MLPAttention) or attention.rest.two_sigmoids
     return has_kernel and ranking.suits(shared.facts_TH)
 
 
@@ -116,7 +116,9 @@ def attend(attention: nn.Module, facts_TH: Tensor, keys_TA: Tensor | None, targe
     query_CH = attention.query(target_CD)
     q_AH, _, difference_AH, product_AH = attention.first.weight.chunk(4, 1)
     row_CA = linear(query_CH, q_AH + difference_AH, attention.first.bias)
-    if (layers := attention.rest.two_sigmoids()) and ranking.suits(query_CH, row_CA, facts_TH, keys_TA, product_AH):
+    if (layers := attention.rest.second_and_output()) and ranking.suits(
+        query_CH, row_CA, facts_TH, keys_TA, product_AH
+    ):
         second, output = ((layer.weight, layer.bias) for layer in layers)
         return ranking.attention_scores(query_CH, row_CA, facts_TH, keys_TA, product_AH, second, output).softmax(1)
     first_CTA = linear(query_CH[:, None] * facts_TH, product_AH) + keys_TA + row_CA[:, None]

@@ -71,16 +71,17 @@ class MLPScorer(nn.Module):
     ) -> None:
         super().__init__()
         check_hidden(hidden, fewest=1)
-        self.hidden_size = hidden_size
+        self.sizes = [hidden_size, item_size]
         self.first = nn.Linear(hidden_size + item_size, hidden[0])
         self.rest = AfterFirst(hidden, activation=activation)
 
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
         """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
-        state_weight, item_weight = self.first.weight.tensor_split([self.hidden_size], 1)
-        state_N1 = linear(interest_NH, state_weight, self.first.bias)[:, None]
-        first_NCF = state_N1 + linear(candidate_NCD, item_weight)
-        return self.rest(first_NCF.flatten(0, 1)).view(first_NCF.shape[:2])
+        steps, candidates, _ = candidate_NCD.shape
+        state_weight, item_weight = self.first.weight.split(self.sizes, 1)
+        state_NA = linear(interest_NH, state_weight, self.first.bias)
+        step_NC = torch.arange(steps, device=state_NA.device).repeat_interleave(candidates)
+        return self.rest.scores(candidate_NCD.flatten(0, 1), item_weight, state_NA, step_NC).view(steps, candidates)
 
 
 class InterestExtractor(nn.Module):

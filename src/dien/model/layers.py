@@ -1,6 +1,7 @@
 """The feed-forward parts: activations, the multi-layer perceptron and the click head."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from dien import distributed
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
-from dien.ops import Linear, perceptron
+from dien.ops import Linear, linear, perceptron
 
 
 class Dice(nn.Module):
@@ -125,20 +126,23 @@ class AfterFirst(nn.Sequential):
     def __init__(self, hidden: Sequence[int], *, activation: str) -> None:
         check_hidden(hidden, fewest=1)
         super().__init__(activation_of(activation, hidden[0]), MLP(hidden[0], hidden[1:], activation=activation))
+        self.two_sigmoids = len(hidden) == 2 and activation == "sigmoid"
+        """Whether the hidden layers are two, both with sigmoids, as in the authors' code."""
 
-    def two_sigmoids(self) -> tuple[nn.Linear, nn.Linear] | None:
-        """The linear layers if the hidden layers are two, both with sigmoids, as in the authors' code."""
-        match [layer for layer in self.modules() if not isinstance(layer, nn.Sequential)]:
-            case [nn.Sigmoid(), nn.Linear() as second, nn.Sigmoid(), nn.Linear() as output]:
-                return second, output
-        return None
+    def second_and_output(self) -> tuple[nn.Linear, nn.Linear] | None:
+        """The linear layers of `two_sigmoids`, for which there are kernels; None for other perceptrons."""
+        if not self.two_sigmoids:
+            return None
+        second, _, output = cast(MLP, self[1])
+        return cast(nn.Linear, second), cast(nn.Linear, output)
 
-    def forward(self, x_NA: Tensor) -> Tensor:
-        """[N, A] -> scores [N, 1]"""
-        if (layers := self.two_sigmoids()) is None:
-            return super().forward(x_NA)
-        second, output = layers
-        return perceptron(x_NA, second.weight, second.bias, output.weight, output.bias)
+    def scores(self, own_NK: Tensor, weight_AK: Tensor, shared_SA: Tensor, row_N: Tensor) -> Tensor:
+        """Scores [N] of steps whose first layer is `own @ weight.T + shared[row]`, see `dien.ops.perceptron`."""
+        if layers := self.second_and_output():
+            second, output = layers
+            rest = (second.weight, second.bias, output.weight, output.bias)
+            return perceptron(own_NK, weight_AK, shared_SA, row_N, *rest).squeeze(1)
+        return self(linear(own_NK, weight_AK) + shared_SA.index_select(0, row_N)).squeeze(1)
 
 
 def check_hidden(hidden: Sequence[int], *, fewest: int = 0) -> None:

@@ -2,8 +2,8 @@
 
 `gated_scan` runs the fastest engine that works on the device of its tensors: a compiled kernel on the CPU, Triton
 kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=reference|cpu|triton forces one.
-`linear` and `Linear` are torch's linear layer, `lookup` its embedding, `perceptron` two layers of sigmoids, all faster
-on long lists of steps.
+`linear` and `Linear` are torch's linear layer, `lookup` its embedding, `perceptron` two hidden layers of sigmoids, all
+faster on long lists of steps.
 
 Axes: B rows, N real steps of all rows (row b owns `offsets[b]:offsets[b + 1]`), H hidden.
 """

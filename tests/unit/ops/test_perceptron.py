@@ -11,17 +11,39 @@ from dien.errors import DienError
 from dien.ops import cpu, perceptron
 
 
-def by_torch(x: Tensor, weight: Tensor, bias: Tensor, output: Tensor, output_bias: Tensor) -> Tensor:
-    return F.linear(F.linear(x.sigmoid(), weight, bias).sigmoid(), output, output_bias)
+def by_torch(
+    x: Tensor,
+    weight: Tensor,
+    shared: Tensor,
+    second: Tensor,
+    bias: Tensor,
+    output: Tensor,
+    output_bias: Tensor,
+    *,
+    row: Tensor,
+) -> Tensor:
+    first = F.linear(x, weight) + shared[row]
+    return F.linear(F.linear(first.sigmoid(), second, bias).sigmoid(), output, output_bias)
 
 
-def leaves_of(steps: int, inputs: int, units: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    shapes = ((steps, inputs), (units, inputs), (units,), (1, units), (1,))
+def ours(*leaves: Tensor, row: Tensor) -> Tensor:
+    return perceptron(*leaves[:3], row, *leaves[3:])
+
+
+def leaves_of(
+    steps: int, inputs: int, first: int, second: int, rows: int = 5, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    shapes = ((steps, inputs), (first, inputs), (rows, first), (second, first), (second,), (1, second), (1,))
     return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
 
 
-def results(layers: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    y = layers(*leaves)
+def rows_of(leaves: list[Tensor]) -> Tensor:
+    """Of random lengths: some rows have no step, others many."""
+    return torch.randint(0, len(leaves[2]), (len(leaves[0]),)).sort().values
+
+
+def results(layers: Callable[..., Tensor], leaves: list[Tensor], row: Tensor) -> list[Tensor]:
+    y = layers(*leaves, row=row)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=y.dtype)
     return [y.detach(), *torch.autograd.grad(y, leaves, weights)]
 
@@ -32,48 +54,76 @@ def used_kernel(y: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("steps", "inputs", "units"), [(0, 3, 2), (1, 1, 1), (5, 3, 2), (6, 16, 16), (97, 100, 50), (1000, 17, 33)]
+    ("steps", "inputs", "first", "second", "rows"),
+    [
+        *((0, 3, 4, 2, 3), (1, 1, 1, 1, 1), (5, 3, 3, 2, 9), (6, 16, 16, 16, 2), (97, 36, 100, 50, 60)),
+        *((1000, 17, 33, 18, 1), (1000, 72, 80, 40, 400), (700, 5, 3, 2, 3000)),
+    ],
 )
-def test_equals_torch(steps: int, inputs: int, units: int, dtype: torch.dtype, assert_close) -> None:
-    leaves = leaves_of(steps, inputs, units, dtype)
-    assert used_kernel(perceptron(*leaves))
-    assert_close(results(perceptron, leaves), results(by_torch, leaves))
+def test_equals_torch(
+    steps: int, inputs: int, first: int, second: int, rows: int, dtype: torch.dtype, assert_close
+) -> None:
+    leaves = leaves_of(steps, inputs, first, second, rows, dtype)
+    row = rows_of(leaves)
+    assert used_kernel(ours(*leaves, row=row))
+    assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
     with torch.no_grad():
-        assert_close([perceptron(*leaves)], [by_torch(*leaves)])
+        assert_close([ours(*leaves, row=row)], [by_torch(*leaves, row=row)])
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    assert torch.autograd.gradcheck(perceptron, leaves_of(7, 5, 3, torch.float64))
+    leaves = leaves_of(7, 4, 5, 3, dtype=torch.float64)
+    row = rows_of(leaves)
+    assert torch.autograd.gradcheck(lambda *leaves: ours(*leaves, row=row), leaves)
 
 
 def test_extreme_inputs_stay_finite(assert_close) -> None:
-    leaves = leaves_of(12, 4, 3)
-    leaves[0] = torch.tensor([-1e4, -90.0, 90.0, 1e4]).expand(12, 4).contiguous().requires_grad_()
-    assert_close(results(perceptron, leaves), results(by_torch, leaves))
+    leaves = leaves_of(12, 3, 4, 3, rows=2)
+    leaves[2] = torch.tensor([-1e4, -90.0, 90.0, 1e4]).expand(2, 4).contiguous().requires_grad_()
+    row = rows_of(leaves)
+    assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3001])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_repeats_exactly_with_any_number_of_threads(threads: int, assert_close) -> None:
-    leaves = leaves_of(3001, 30, 20)
+def test_repeats_exactly_with_any_number_of_threads(threads: int, rows: int, assert_close) -> None:
+    """Also where all steps are of a row or two, which threads do not share."""
+    leaves = leaves_of(3001, 9, 30, 20, rows)
+    row = rows_of(leaves)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        first, again = results(perceptron, leaves), results(perceptron, leaves)
+        first, again = results(ours, leaves, row), results(ours, leaves, row)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert_close(first, results(by_torch, leaves))
+    assert_close(first, results(by_torch, leaves, row))
 
 
 def test_a_part_of_the_steps_has_the_same_scores() -> None:
-    leaves = leaves_of(50, 10, 8)
-    whole = perceptron(*leaves)
-    assert torch.equal(perceptron(leaves[0][13:20], *leaves[1:]), whole[13:20])
+    leaves = leaves_of(50, 7, 10, 8)
+    row = rows_of(leaves)
+    whole = ours(*leaves, row=row)
+    assert torch.equal(ours(leaves[0][13:20], *leaves[1:], row=row[13:20]), whole[13:20])
+
+
+def test_a_weight_that_is_a_part_of_a_larger_one(assert_close) -> None:
+    """As of the scorer, whose layer reads state and item side by side."""
+    leaves = leaves_of(40, 6, 10, 8)
+    row, whole = rows_of(leaves), torch.randn(10, 9)
+    leaves[1] = whole[:, 3:].requires_grad_()
+    assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
+
+
+@pytest.mark.parametrize("row", [[0, 2, 1], [0, 1, 5], [-1, 0, 1], [3, 3, 0]])
+def test_rows_that_fall_or_do_not_exist_are_refused(row: list[int]) -> None:
+    with pytest.raises(ValueError, match="row_N must not fall nor leave the 5 rows"):
+        ours(*leaves_of(3, 2, 4, 3), row=torch.tensor(row))
 
 
 def test_refuses_second_derivatives() -> None:
-    leaves = leaves_of(9, 4, 3)
-    (gradient,) = torch.autograd.grad(perceptron(*leaves).sum(), leaves[0], create_graph=True)
+    leaves = leaves_of(9, 2, 4, 3)
+    (gradient,) = torch.autograd.grad(ours(*leaves, row=rows_of(leaves)).sum(), leaves[0], create_graph=True)
     with pytest.raises(DienError, match="DIEN_SCAN=reference"):
         gradient.sum().backward()
 
@@ -82,23 +132,27 @@ def test_a_kernel_without_memory_says_so() -> None:
     """Of 2^48 weights, which no machine has; a null pointer would end the process."""
     units = 1 << 24
     with pytest.raises(MemoryError, match=f"perceptron .*{units}"):
-        cpu.call("perceptron", (None,) * 5, (0, units, units), (None, None, torch.empty(0)))
+        cpu.call("perceptron", (None,) * 8, (0, units, 0, units, units), (None, None, torch.empty(0)))
 
 
 def test_when_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision, autocast, compiled programs, the forced reference."""
-    leaves = leaves_of(20, 6, 4)
-    assert not used_kernel(perceptron(*(leaf.detach().bfloat16().requires_grad_() for leaf in leaves)))
+    leaves = leaves_of(20, 5, 6, 4)
+    row = rows_of(leaves)
+    assert not used_kernel(ours(*(leaf.detach().bfloat16().requires_grad_() for leaf in leaves), row=row))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert perceptron(*leaves).dtype == torch.bfloat16
+        assert ours(*leaves, row=row).dtype == torch.bfloat16
     graphs = []
-    torch.compile(perceptron, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)(*leaves)
+    compiled = torch.compile(ours, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    compiled(*leaves, row=row)
     assert "sigmoid" in str(graphs[0].graph)
     monkeypatch.setenv("DIEN_SCAN", "reference")
-    assert not used_kernel(perceptron(*leaves))
+    assert not used_kernel(ours(*leaves, row=row))
 
 
 def test_wrong_shapes_are_torch_errors() -> None:
-    x, weight, bias, output, output_bias = leaves_of(9, 4, 3)
+    x, *others = leaves_of(9, 4, 5, 3)
     with pytest.raises(RuntimeError, match="shapes"):
-        perceptron(x[:, :3], weight, bias, output, output_bias)
+        ours(x[:, :3], *others, row=torch.zeros(9, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        ours(x, *others, row=torch.zeros(8, dtype=torch.int64))

@@ -10,6 +10,7 @@
 #include "product.h"
 
 namespace dien {
+namespace {
 
 template <class T>
 void lookup_backward(const T* to_places, const int64_t* index, int64_t N, int64_t R, int64_t E, int max_threads,
@@ -27,6 +28,7 @@ void lookup_backward(const T* to_places, const int64_t* index, int64_t N, int64_
   }
 }
 
+}  // namespace
 }  // namespace dien
 
 #define DIEN_EXPORT(T, NAME)                                                                                 \

@@ -21,6 +21,7 @@
 #include "rule.h"
 
 namespace dien {
+namespace {
 
 constexpr int kGroups = 4;                  // groups of blocks per thread
 constexpr int64_t kChunkBytes = 256 << 10;  // gradients kept in cache until the weight gradient takes them
@@ -163,7 +164,7 @@ struct Workspace {
   std::vector<Run<T>> runs, ones;
 
   Workspace(int64_t hidden, int64_t state_width_)
-      : width((3 * hidden + kLanes<T> - 1) / kLanes<T> * kLanes<T>), state_width(state_width_) {
+      : width(whole_vectors<T>(3 * hidden)), state_width(state_width_) {
     chunk = std::clamp<int64_t>(kChunkBytes / (kRows * width * sizeof(T)), 8, 64);
     gates = zeros<T>(kRows * chunk * width);
     later = zeros<T>(kRows * state_width);
@@ -288,6 +289,7 @@ void backward(const Arguments<T>& s, const Gradients<T>& g, int64_t batch, int t
   }
 }
 
+}  // namespace
 }  // namespace dien
 
 using namespace dien;

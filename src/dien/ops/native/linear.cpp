@@ -11,6 +11,7 @@
 #include "product.h"
 
 namespace dien {
+namespace {
 
 template <class T>
 void linear(const T* x, const T* weight, const T* bias, int64_t N, int64_t K, int64_t M, int threads, T* y) {
@@ -36,7 +37,7 @@ template <class T>
 void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int64_t K, int64_t M, int threads,
                      T* to_x, T* to_weight, T* to_bias) {
   const Panels<T> panels(weight, M, K, K, 1);
-  const int64_t width = (M + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  const int64_t width = whole_vectors<T>(M);
   const int64_t parts = parts_for(threads, N);
   const Buffer<T> sums =
       unset<T>(parts * (K + 1) * width);  // [parts, K + 1, width], the bias in the last row
@@ -74,6 +75,7 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
   }
 }
 
+}  // namespace
 }  // namespace dien
 
 #define DIEN_EXPORT(T, NAME)                                                                                \

@@ -66,6 +66,12 @@ Buffer<T> zeros(int64_t count) {
   return memory;
 }
 
+// `columns` rounded up.
+template <class T>
+int64_t whole_vectors(int64_t columns) {
+  return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
 template <class T>
 Buffer<T> padded(const T* from, int64_t rows, int64_t columns, int64_t width) {
   Buffer<T> to = zeros<T>(rows * width);
@@ -88,9 +94,9 @@ struct Panels {
 
   Panels(const T* matrix, int64_t depth_, int64_t columns, int64_t depth_stride, int64_t column_stride)
       : depth(depth_) {
-    const int64_t whole = (columns + kLanes<T> - 1) / kLanes<T>;
+    width = whole_vectors<T>(columns);
+    const int64_t whole = width / kLanes<T>;
     const int64_t panels = (whole + kVectors - 1) / kVectors;
-    width = whole * kLanes<T>;
     data = zeros<T>(depth * width);
     T* out = data.get();
     int64_t first = 0;

@@ -13,6 +13,7 @@
 #include "rule.h"
 
 namespace dien {
+namespace {
 
 // to = diag(q) @ from: (q * h) W = h (diag(q) W), so that a candidate's product reads the shared states.
 template <class T>
@@ -159,6 +160,7 @@ void evolve(const Evolution<T>& e, int max_threads) {
   }
 }
 
+}  // namespace
 }  // namespace dien
 
 using namespace dien;
