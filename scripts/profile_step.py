@@ -39,7 +39,7 @@ KINDS = {
     "linear layers": ("_Linear", "aten::mm", "aten::addmm"),
     "perceptrons": ("_Perceptron",),
     "gated scan": ("Scan", "gated_scan"),
-    "activations and losses": ("sigmoid", "softplus", "softmax", "batch_norm", "prelu", "binary_cross"),
+    "activations and losses": ("_Dice", "softplus", "softmax", "prelu", "binary_cross"),
     "embeddings": ("_Lookup", "embedding", "index", "scatter", "gather"),
     "optimizer": ("adam", "Optimizer"),
     "sums, copies": ("aten::add", "aten::mul", "aten::sum", "aten::sub", "aten::cat", "aten::neg", "copy_", "fill_"),

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dien import distributed
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
-from dien.ops import Linear, linear, perceptron
+from dien.ops import Linear, dice, linear, perceptron, rectified
 
 
 class Dice(nn.Module):
@@ -32,18 +31,16 @@ class Dice(nn.Module):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         if self.training and distributed.processes() > 1:
-            normal_BD = self._normal_over_processes(x_BD)
-        else:
-            normal_BD = F.batch_norm(
-                x_BD,
-                self.running_mean,
-                self.running_var,
-                training=self.training and len(x_BD) > 1,
-                momentum=self.momentum,
-                eps=self.eps,
-            )
-        gate_BD = normal_BD.sigmoid()
-        return x_BD * (gate_BD + self.slope * (1 - gate_BD))
+            return rectified(x_BD, self._normal_over_processes(x_BD), self.slope)
+        return dice(
+            x_BD,
+            self.slope,
+            self.running_mean,
+            self.running_var,
+            training=self.training and len(x_BD) > 1,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
 
     def _normal_over_processes(self, x_BD: Tensor) -> Tensor:
         """The same with the rows of all processes as the batch."""

@@ -94,7 +94,7 @@ def _scan(
     if len(dtypes) > 1 or not dtypes <= SUFFIX.keys():
         given = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"the scan on the CPU needs tensors of one dtype, float32 or float64, got {given}.")
-    if call(name, inputs, (len(offsets) - 1, *states_NH.shape), outputs, rule=rule):
+    if call(name, inputs, (len(offsets) - 1, *states_NH.shape), outputs, numbers=COEFFICIENTS[rule]):
         raise offsets_error(offsets, len(states_NH))
 
 
@@ -104,9 +104,9 @@ def call(
     sizes: Sequence[int],
     outputs: Sequence[Tensor | None],
     *,
-    rule: str | None = None,
+    numbers: Sequence[float] | None = None,
 ) -> bool:
-    """Run the C function `name` of the outputs' dtype; its arguments are in the order of these, None is null.
+    """Run the C function `name` of the outputs' dtype: inputs, numbers, sizes, threads, outputs; None is null.
 
     Returns:
         Whether it refused the inputs.
@@ -116,17 +116,19 @@ def call(
     """
     dtype = next(tensor.dtype for tensor in outputs if tensor is not None)
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
-    rules = () if rule is None else ((ctypes.c_double * 3)(*COEFFICIENTS[rule]),)
+    constants = () if numbers is None else ((ctypes.c_double * len(numbers))(*numbers),)
     function = getattr(build.library(), f"{name}_{SUFFIX[dtype]}")
     if function.argtypes is None:  # with them ctypes takes plain numbers, an object for each would cost more time
-        pointers, numbers = ctypes.c_void_p, ctypes.c_int64
+        pointers, whole = ctypes.c_void_p, ctypes.c_int64
         function.argtypes = (
-            *(pointers for _ in (*inputs, *rules)),
-            *(numbers for _ in sizes),
+            *(pointers for _ in (*inputs, *constants)),
+            *(whole for _ in sizes),
             ctypes.c_int,
             *(pointers for _ in outputs),
         )
-    status: int = function(*map(_address, contiguous), *rules, *sizes, torch.get_num_threads(), *map(_address, outputs))
+    status: int = function(
+        *map(_address, contiguous), *constants, *sizes, torch.get_num_threads(), *map(_address, outputs)
+    )
     if status == OUT_OF_MEMORY:
         raise MemoryError(f"the kernel {name} found no memory to work in, for sizes {tuple(sizes)}")
     return status != 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dien.ops.cpu import call, takes
+from dien.ops.layout import COEFFICIENTS
 
 
 def suits(*tensors: Tensor) -> bool:
@@ -63,5 +64,5 @@ def evolve(
     """
     final_CH = projected_T3H.new_empty(len(attention_CT), weight_hh.shape[1])
     inputs = (projected_T3H, attention_CT, input_bias, weight_hh, bias_hh)
-    call("evolve", inputs, (*attention_CT.shape, weight_hh.shape[1]), (final_CH,), rule=rule)
+    call("evolve", inputs, (*attention_CT.shape, weight_hh.shape[1]), (final_CH,), numbers=COEFFICIENTS[rule])
     return final_CH
