@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dien.errors import ConfigError
 from dien.model.layers import AfterFirst, check_hidden
 from dien.model.steps import Steps
-from dien.ops import linear
 
 
 class BilinearAttention(nn.Module):
@@ -65,10 +64,9 @@ class MLPAttention(nn.Module):
 
     def forward(self, interest_NH: Tensor, target_BD: Tensor, steps: Steps) -> Tensor:
         query_BH = self.query(target_BD)
-        # [q, h, q - h, q * h] W = q (W_q + W_d) + h (W_h - W_d) + (q * h) W_m: the first product is needed once
-        # a row, and the other two share one matrix, so half of the concatenation's work remains.
+        # [q, h, q - h, q * h] W = q (W_q + W_d) + h (W_h - W_d) + (q * h) W_m: three products instead of four, and
+        # that of q is needed once a row.
         q_AH, h_AH, difference_AH, product_AH = self.first.weight.chunk(4, 1)
-        row_BA = linear(query_BH, q_AH + difference_AH, self.first.bias)
+        first_A3H = torch.cat([q_AH + difference_AH, h_AH - difference_AH, product_AH], 1)
         step_N2H = torch.cat([interest_NH, steps.spread(query_BH) * interest_NH], 1)
-        step_A2H = torch.cat([h_AH - difference_AH, product_AH], 1)
-        return steps.softmax(self.rest.scores(step_N2H, step_A2H, row_BA, steps.row_N))
+        return steps.softmax(self.rest.scores(step_N2H, query_BH, steps.row_N, first_A3H, self.first.bias))

@@ -60,8 +60,10 @@ class ClickNetwork(nn.Module):
 
     def embed(self, batch: Batch) -> Embedded:
         steps = Steps.of(batch.length_B, batch.history_BT.shape[1])
-        history_ND = self.item(steps.flat(batch.history_BT))
-        return Embedded(steps, self.user(batch.user_B), self.item(batch.target_B), history_ND, steps.sum(history_ND))
+        history_N = steps.flat(batch.history_BT)
+        # One lookup: the gradient of a table is as large as the table, whatever was looked up.
+        history_ND, target_BD = self.item(torch.cat([history_N, batch.target_B])).split([len(history_N), steps.rows])
+        return Embedded(steps, self.user(batch.user_B), target_BD, history_ND, steps.sum(history_ND))
 
 
 class DIEN(ClickNetwork):
@@ -107,6 +109,6 @@ class DIEN(ClickNetwork):
     def auxiliary_loss(self, output: Output, batch: Batch) -> Tensor:
         """`L_aux` (eq. 7) of a batch from what `forward` made of it; a scalar."""
         assert output.interest_NH is not None
-        negative_NK = output.steps.flat(batch.negative_BT)
+        negative_NK = output.steps.flat(batch.negative_BT)[1:]
         negative_NKD = self.item(negative_NK if negative_NK.ndim == 2 else negative_NK[:, None])
         return self.extractor.auxiliary_loss(output.interest_NH, output.history_ND, negative_NKD, output.steps)

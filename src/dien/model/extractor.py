@@ -71,17 +71,17 @@ class MLPScorer(nn.Module):
     ) -> None:
         super().__init__()
         check_hidden(hidden, fewest=1)
-        self.sizes = [hidden_size, item_size]
         self.first = nn.Linear(hidden_size + item_size, hidden[0])
         self.rest = AfterFirst(hidden, activation=activation)
 
     def forward(self, interest_NH: Tensor, candidate_NCD: Tensor) -> Tensor:
-        """Logits [N, C]; the state's half of the first layer is computed once for all candidates of a step."""
+        """Logits [N, C]; what the first layer makes of the state is computed once for all candidates of a step."""
         steps, candidates, _ = candidate_NCD.shape
-        state_weight, item_weight = self.first.weight.split(self.sizes, 1)
-        state_NA = linear(interest_NH, state_weight, self.first.bias)
-        step_NC = torch.arange(steps, device=state_NA.device).repeat_interleave(candidates)
-        return self.rest.scores(candidate_NCD.flatten(0, 1), item_weight, state_NA, step_NC).view(steps, candidates)
+        step_NC = torch.arange(steps, device=interest_NH.device).repeat_interleave(candidates)
+        scores_NC = self.rest.scores(
+            candidate_NCD.flatten(0, 1), interest_NH, step_NC, self.first.weight, self.first.bias
+        )
+        return scores_NC.view(steps, candidates)
 
 
 class InterestExtractor(nn.Module):
@@ -105,15 +105,25 @@ class InterestExtractor(nn.Module):
     def auxiliary_loss(self, interest_NH: Tensor, history_ND: Tensor, negative_NKD: Tensor, steps: Steps) -> Tensor:
         """Eq. 7: is `h_t` closer to the next click than to items not clicked in its place?
 
-        The mean over the steps with a next step of `softplus(-score(h_t, e_{t+1})) + softplus(score(h_t, n_{t+1}))`,
-        the second term averaged over the K negatives; 0 if no step has a next one.
+        The mean over the steps with a next step of `-log sigmoid(score(h_t, e_{t+1})) - log(1 - sigmoid(score(h_t,
+        n_{t+1})))`, the second term averaged over the K negatives; 0 if no step has a next one.
+
+        Args:
+            interest_NH, history_ND: of all steps.
+            negative_NKD: in the place of the clicks after the first, so one step less: a first click is not predicted.
+            steps: where rows begin and end.
         """
         # Flat neighbours t, t + 1 are scored whether or not they lie in one row: the few that do not cost less
-        # than gathering the others, and the mask keeps them out of the loss and of every gradient.
-        same_row = steps.row_N[1:] == steps.row_N[:-1]
-        candidate_NCD = torch.cat([history_ND[1:, None], negative_NKD[1:]], 1)
-        positive_N1, negative_NK = self.scorer(interest_NH[:-1], candidate_NCD).float().tensor_split([1], 1)
-        loss_N = F.softplus(-positive_N1).squeeze(1) + F.softplus(negative_NK).mean(1)
+        # than gathering the others, and the weight keeps them out of the loss and of every gradient.
+        has_next_N = steps.row_N[1:] == steps.row_N[:-1]
+        candidate_NCD = torch.cat([history_ND[1:, None], negative_NKD], 1)
+        score_NC = self.scorer(interest_NH[:-1], candidate_NCD).float()
         # Of several processes each divides by their mean count: the mean of their losses is that over all steps.
-        steps_with_next = distributed.mean(same_row.sum().float()).clamp(min=1 / distributed.processes())
-        return (loss_N * same_row).sum() / steps_with_next
+        steps_with_next = distributed.mean(has_next_N.sum().float()).clamp(min=1 / distributed.processes())
+        candidates = score_NC.shape[1]
+        clicked_C = (torch.arange(candidates, device=score_NC.device) == 0).float()
+        share_C = clicked_C + (1 - clicked_C) / max(candidates - 1, 1)
+        weight_NC = has_next_N[:, None] * (share_C / steps_with_next)
+        return F.binary_cross_entropy_with_logits(
+            score_NC, clicked_C.expand_as(score_NC), weight=weight_NC, reduction="sum"
+        )

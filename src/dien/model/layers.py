@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dien import distributed
 from dien.errors import ConfigError, check_at_least, check_choice, check_whole
-from dien.ops import Linear, dice, linear, perceptron, rectified
+from dien.ops import Linear, dice, first_layer, perceptron, rectified
 
 
 class Dice(nn.Module):
@@ -133,13 +133,13 @@ class AfterFirst(nn.Sequential):
         second, _, output = cast(MLP, self[1])
         return cast(nn.Linear, second), cast(nn.Linear, output)
 
-    def scores(self, own_NK: Tensor, weight_AK: Tensor, shared_SA: Tensor, row_N: Tensor) -> Tensor:
-        """Scores [N] of steps whose first layer is `own @ weight.T + shared[row]`, see `dien.ops.perceptron`."""
+    def scores(self, x_NK: Tensor, shared_SL: Tensor, row_N: Tensor, first_AI: Tensor, bias_A: Tensor) -> Tensor:
+        """Scores [N] of steps whose first layer reads `[shared[row], x]`, see `dien.ops.perceptron`."""
         if layers := self.second_and_output():
             second, output = layers
             rest = (second.weight, second.bias, output.weight, output.bias)
-            return perceptron(own_NK, weight_AK, shared_SA, row_N, *rest).squeeze(1)
-        return self(linear(own_NK, weight_AK) + shared_SA.index_select(0, row_N)).squeeze(1)
+            return perceptron(x_NK, shared_SL, row_N, first_AI, bias_A, *rest).squeeze(1)
+        return self(first_layer(x_NK, shared_SL, row_N, first_AI, bias_A)).squeeze(1)
 
 
 def check_hidden(hidden: Sequence[int], *, fewest: int = 0) -> None:

@@ -19,7 +19,7 @@ from dien.ops.dice import dice, rectified
 from dien.ops.engines import ENGINES, engine_for, traced
 from dien.ops.layout import check_inputs
 from dien.ops.lookup import lookup
-from dien.ops.perceptron import perceptron
+from dien.ops.perceptron import first_layer, perceptron
 
 __all__ = [
     "ENGINES",
@@ -27,6 +27,7 @@ __all__ = [
     "Linear",
     "dice",
     "engine_for",
+    "first_layer",
     "gated_scan",
     "last_state",
     "linear",

@@ -11,35 +11,27 @@ from dien.errors import DienError
 from dien.ops import cpu, perceptron
 
 
-def by_torch(
-    x: Tensor,
-    weight: Tensor,
-    shared: Tensor,
-    second: Tensor,
-    bias: Tensor,
-    output: Tensor,
-    output_bias: Tensor,
-    *,
-    row: Tensor,
-) -> Tensor:
-    first = F.linear(x, weight) + shared[row]
-    return F.linear(F.linear(first.sigmoid(), second, bias).sigmoid(), output, output_bias)
+def by_torch(x: Tensor, shared: Tensor, *layers: Tensor, row: Tensor) -> Tensor:
+    first, first_bias, second, second_bias, output, output_bias = layers
+    hidden = F.linear(torch.cat([shared[row], x], 1), first, first_bias).sigmoid()
+    return F.linear(F.linear(hidden, second, second_bias).sigmoid(), output, output_bias)
 
 
-def ours(*leaves: Tensor, row: Tensor) -> Tensor:
-    return perceptron(*leaves[:3], row, *leaves[3:])
+def ours(x: Tensor, shared: Tensor, *layers: Tensor, row: Tensor) -> Tensor:
+    return perceptron(x, shared, row, *layers)
 
 
 def leaves_of(
-    steps: int, inputs: int, first: int, second: int, rows: int = 5, dtype: torch.dtype = torch.float32
+    steps: int, own: int, first: int, second: int, rows: int = 5, common: int = 4, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    shapes = ((steps, inputs), (first, inputs), (rows, first), (second, first), (second,), (1, second), (1,))
-    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+    inputs = ((steps, own), (rows, common))
+    layers = ((first, common + own), (first,), (second, first), (second,), (1, second), (1,))
+    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in (*inputs, *layers)]
 
 
 def rows_of(leaves: list[Tensor]) -> Tensor:
     """Of random lengths: some rows have no step, others many."""
-    return torch.randint(0, len(leaves[2]), (len(leaves[0]),)).sort().values
+    return torch.randint(0, len(leaves[1]), (len(leaves[0]),)).sort().values
 
 
 def results(layers: Callable[..., Tensor], leaves: list[Tensor], row: Tensor) -> list[Tensor]:
@@ -54,21 +46,35 @@ def used_kernel(y: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("steps", "inputs", "first", "second", "rows"),
+    ("steps", "own", "first", "second", "rows", "common"),
     [
-        *((0, 3, 4, 2, 3), (1, 1, 1, 1, 1), (5, 3, 3, 2, 9), (6, 16, 16, 16, 2), (97, 36, 100, 50, 60)),
-        *((1000, 17, 33, 18, 1), (1000, 72, 80, 40, 400), (700, 5, 3, 2, 3000)),
+        *(
+            (0, 3, 4, 2, 3, 2),
+            (1, 1, 1, 1, 1, 1),
+            (5, 3, 3, 2, 9, 1),
+            (6, 16, 16, 16, 2, 16),
+            (97, 36, 100, 50, 60, 36),
+        ),
+        *((1000, 17, 33, 18, 1, 40), (1000, 72, 80, 40, 400, 36), (700, 5, 3, 2, 3000, 3), (300, 0, 5, 4, 20, 6)),
     ],
 )
 def test_equals_torch(
-    steps: int, inputs: int, first: int, second: int, rows: int, dtype: torch.dtype, assert_close
+    steps: int, own: int, first: int, second: int, rows: int, common: int, dtype: torch.dtype, assert_close
 ) -> None:
-    leaves = leaves_of(steps, inputs, first, second, rows, dtype)
+    leaves = leaves_of(steps, own, first, second, rows, common, dtype)
     row = rows_of(leaves)
     assert used_kernel(ours(*leaves, row=row))
     assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
     with torch.no_grad():
         assert_close([ours(*leaves, row=row)], [by_torch(*leaves, row=row)])
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_the_layers_of_torch_are_the_same(rows: int, monkeypatch: pytest.MonkeyPatch, assert_close) -> None:
+    monkeypatch.setenv("DIEN_SCAN", "reference")
+    leaves = leaves_of(50, 6, 5, 3, rows)
+    row = rows_of(leaves)
+    assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -78,8 +84,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_extreme_inputs_stay_finite(assert_close) -> None:
-    leaves = leaves_of(12, 3, 4, 3, rows=2)
-    leaves[2] = torch.tensor([-1e4, -90.0, 90.0, 1e4]).expand(2, 4).contiguous().requires_grad_()
+    leaves = leaves_of(12, 3, 4, 3)
+    leaves[3] = torch.tensor([-1e4, -90.0, 90.0, 1e4], requires_grad=True)
     row = rows_of(leaves)
     assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
 
@@ -107,11 +113,11 @@ def test_a_part_of_the_steps_has_the_same_scores() -> None:
     assert torch.equal(ours(leaves[0][13:20], *leaves[1:], row=row[13:20]), whole[13:20])
 
 
-def test_a_weight_that_is_a_part_of_a_larger_one(assert_close) -> None:
-    """As of the scorer, whose layer reads state and item side by side."""
+def test_inputs_that_are_parts_of_larger_ones(assert_close) -> None:
     leaves = leaves_of(40, 6, 10, 8)
-    row, whole = rows_of(leaves), torch.randn(10, 9)
-    leaves[1] = whole[:, 3:].requires_grad_()
+    row = rows_of(leaves)
+    leaves[1] = torch.randn(5, 9)[:, 3:7].requires_grad_()
+    leaves[2] = torch.randn(10, 10).T.requires_grad_()
     assert_close(results(ours, leaves, row), results(by_torch, leaves, row))
 
 
@@ -132,7 +138,7 @@ def test_a_kernel_without_memory_says_so() -> None:
     """Of 2^48 weights, which no machine has; a null pointer would end the process."""
     units = 1 << 24
     with pytest.raises(MemoryError, match=f"perceptron .*{units}"):
-        cpu.call("perceptron", (None,) * 8, (0, units, 0, units, units), (None, None, torch.empty(0)))
+        cpu.call("perceptron", (None,) * 9, (0, units, 0, units, units, units), (None, None, torch.empty(0)))
 
 
 def test_when_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +158,7 @@ def test_when_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_shapes_are_torch_errors() -> None:
     x, *others = leaves_of(9, 4, 5, 3)
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(RuntimeError, match="split_sizes"):
         ours(x[:, :3], *others, row=torch.zeros(9, dtype=torch.int64))
     with pytest.raises(RuntimeError, match="size of tensor"):
         ours(x, *others, row=torch.zeros(8, dtype=torch.int64))

@@ -26,15 +26,9 @@ def scanned(x_N: Tensor, weight: Tensor) -> Tensor:
 
 
 def two_layers(x_N: Tensor, weight: Tensor) -> Tensor:
+    row = torch.ones_like(x_N[:, 0], dtype=torch.int64).cumsum(0) - 1
     return perceptron(
-        x_N,
-        weight,
-        x_N[:, :3],
-        torch.ones_like(x_N[:, 0], dtype=torch.int64).cumsum(0) - 1,
-        weight[:, :3],
-        weight[:, 0],
-        weight[:1, :3],
-        weight[0, :1],
+        x_N[:, 2:], x_N[:, :2], row, weight, weight[:, 0], weight[:, :3], weight[:, 1], weight[:1, :3], weight[0, :1]
     )
 
 
