@@ -8,6 +8,8 @@ kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=
 Axes: B rows, N real steps of all rows (row b owns `offsets[b]:offsets[b + 1]`), H hidden.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -83,13 +85,20 @@ def gated_scan(
             projected_N3H, attention_N, offsets, weight_hh, bias_hh, rule=rule, initial_BH=initial_BH
         )
     dtype = projected_N3H.dtype
-    # The Triton kernels read half precision themselves.
-    wide = torch.promote_types(dtype, torch.float32) if engine == "cpu" else None
-    tensors = (projected_N3H, attention_N, weight_hh, bias_hh, initial_BH)
-    projected, attention, weight, bias, initial = (x if x is None else x.to(wide or x.dtype) for x in tensors)
+    tensors: Any = (projected_N3H, attention_N, weight_hh, bias_hh, initial_BH)
+    if engine == "cpu":  # the Triton kernels read half precision themselves
+        wide = torch.promote_types(dtype, torch.float32)
+        tensors = [x if x is None else x.to(wide) for x in tensors]
+    projected, attention, weight, bias, initial = tensors
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    run = library.gated_scan if by_operator else library.Scan.apply
-    states_NH: Tensor = run(projected, attention, offsets, weight, bias, initial, rule, save)[0]
+    inputs = (projected, attention, offsets, weight, bias, initial, rule, save)
+    states_NH: Tensor
+    if by_operator:
+        states_NH = library.gated_scan(*inputs)[0]
+    elif save:
+        states_NH = library.Scan.apply(*inputs)
+    else:
+        states_NH = library.forward(*inputs)[0]
     return states_NH.to(dtype)
 
 

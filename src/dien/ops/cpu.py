@@ -1,7 +1,9 @@
 """The CPU engine: the compiled kernels of `native/` on torch tensors, float32 or float64."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +21,10 @@ def takes(*tensors: Tensor | None) -> bool:
 
     For the scan itself see `dien.ops.gated_scan`.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
-    dtype = given[0].dtype
-    return (
-        not traced()
-        and dtype in SUFFIX
-        and all(tensor.is_cpu and tensor.dtype == dtype for tensor in given)
-        and not torch.is_autocast_enabled("cpu")
-        and engine_for("cpu") == "cpu"
-    )
+    if traced() or torch.is_autocast_enabled("cpu") or engine_for("cpu") != "cpu":
+        return False
+    dtype = next(tensor.dtype for tensor in tensors if tensor is not None)
+    return dtype in SUFFIX and all(tensor is None or (tensor.dtype == dtype and tensor.is_cpu) for tensor in tensors)
 
 
 def unavailable(device_type: str, double: bool) -> str | None:
@@ -115,25 +112,20 @@ def call(
         MemoryError: it found no memory to work in.
     """
     dtype = next(tensor.dtype for tensor in outputs if tensor is not None)
+    function = _function(f"{name}_{SUFFIX[dtype]}", len(inputs) + (numbers is not None), len(sizes), len(outputs))
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
     constants = () if numbers is None else ((ctypes.c_double * len(numbers))(*numbers),)
-    function = getattr(build.library(), f"{name}_{SUFFIX[dtype]}")
-    if function.argtypes is None:  # with them ctypes takes plain numbers, an object for each would cost more time
-        pointers, whole = ctypes.c_void_p, ctypes.c_int64
-        function.argtypes = (
-            *(pointers for _ in (*inputs, *constants)),
-            *(whole for _ in sizes),
-            ctypes.c_int,
-            *(pointers for _ in outputs),
-        )
-    status: int = function(
-        *map(_address, contiguous), *constants, *sizes, torch.get_num_threads(), *map(_address, outputs)
-    )
+    before, after = ([None if x is None else x.data_ptr() for x in tensors] for tensors in (contiguous, outputs))
+    status: int = function(*before, *constants, *sizes, torch.get_num_threads(), *after)
     if status == OUT_OF_MEMORY:
         raise MemoryError(f"the kernel {name} found no memory to work in, for sizes {tuple(sizes)}")
     return status != 0
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    """Of the first element; None for null."""
-    return None if tensor is None else tensor.data_ptr()
+@functools.cache
+def _function(name: str, inputs: int, sizes: int, outputs: int) -> Any:
+    """A function of the library: pointers, whole numbers, the number of threads, pointers."""
+    function = getattr(build.library(), name)
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64  # with types ctypes takes plain numbers, which costs less time
+    function.argtypes = (*[pointer] * inputs, *[whole] * sizes, ctypes.c_int, *[pointer] * outputs)
+    return function

@@ -103,11 +103,15 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    _keep(ctx, inputs, output)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """What `_backward` needs."""
     _, attention_N, offsets, weight_hh, _, initial_BH, ctx.rule, _ = inputs
-    states_NH, saved_N4H = output
-    ctx.mark_non_differentiable(saved_N4H)
     ctx.set_materialize_grads(False)  # or torch makes zeros [N, 4H] for the saved gates
-    ctx.save_for_backward(attention_N, offsets, weight_hh, initial_BH, states_NH, saved_N4H)
+    ctx.save_for_backward(attention_N, offsets, weight_hh, initial_BH, *output)
 
 
 def _backward(ctx: Any, grad_states_NH: Tensor | None, _: None, *, run: Any = gated_scan_backward) -> tuple[Any, ...]:
@@ -138,18 +142,20 @@ gated_scan_backward.register_autograd(_backward_twice)
 
 
 class Scan(torch.autograd.Function):
-    """`gated_scan` without torch's dispatcher, whose calls cost as much as a small kernel: for eager programs.
+    """The states of `gated_scan` without torch's dispatcher, whose calls cost as much as a small kernel: for eager
+    programs that save gates.
 
     It does not check: `dien.ops.gated_scan` has, and autograd hands a backward the shapes that it was promised.
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         output = forward(*inputs)
-        _setup(ctx, inputs, output)
-        return output
+        _keep(ctx, inputs, output)
+        return output[0]
 
     @staticmethod
-    def backward(ctx: Any, grad_states_NH: Tensor | None, _: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_states_NH: Tensor | None) -> tuple[Any, ...]:
         # Where second derivatives may follow, the operator refuses them.
-        return _backward(ctx, grad_states_NH, _, run=gated_scan_backward if torch.is_grad_enabled() else backward)
+        run = gated_scan_backward if torch.is_grad_enabled() else backward
+        return _backward(ctx, grad_states_NH, None, run=run)
