@@ -88,19 +88,22 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the table, any shape [...] -> [..., D]."""
-        parts = [self._look_up(self.single_RC[rows]).flatten(-2)]
+        parts = [self._look_up(rows, self.single_RC)]
         parts += [self._pool(m, rows) for m in range(self.multi_count)]
         if self.float_FE is not None:
             parts.append((self.float_RF[rows][..., None] * self.float_FE).flatten(-2))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def _look_up(self, ids: Tensor) -> Tensor:
-        if self.shares is not None:
-            return self.shares(ids)
-        return F.embedding(ids, self.weight, sparse=True) if self.sparse else lookup(self.weight, ids)
+    def _look_up(self, rows: Tensor, ids_RC: Tensor) -> Tensor:
+        """Embeddings of the ids of rows, side by side: [..., C * E]."""
+        if self.shares is None and not self.sparse:
+            return lookup(self.weight, rows, ids_RC)
+        ids = ids_RC[rows]
+        found = F.embedding(ids, self.weight, sparse=True) if self.shares is None else self.shares(ids)
+        return found.flatten(-2)
 
     def _pool(self, m: int, rows: Tensor) -> Tensor:
-        entries = self._look_up(self.get_buffer(f"multi_{m}")[rows])
+        entries = self._look_up(rows, self.get_buffer(f"multi_{m}")).unflatten(-1, (-1, self.weight.shape[1]))
         real = self.get_buffer(f"real_{m}")[rows][..., None]
         if self.pooling == "max":
             return entries.masked_fill(~real, -torch.inf).amax(-2).masked_fill(~real.any(-2), 0.0)

@@ -15,7 +15,7 @@ from dien.ops.cpu import call, takes
 from dien.ops.engines import traced
 from dien.ops.once import once
 
-FEWEST = 1 << 20  # multiply-adds below which the call of an operator costs more than it gains
+FEWEST = 1 << 22  # multiply-adds below which the call of an operator costs more than it gains
 LARGEST = 1 << 17  # weights above which torch's blocking for large matrices is the better one
 
 

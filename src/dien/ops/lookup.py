@@ -13,30 +13,60 @@ from torch.nn import functional as F
 from dien.ops.cpu import call, takes
 
 
-def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table[index]` as `F.embedding`; `table [R, E]`, `index` whole of any shape `[...]`, result `[..., E]`.
+def lookup(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None = None) -> Tensor:
+    """`F.embedding(rows, table)`, or with `ids` the C rows `table[ids[row]]` side by side, `[..., C * E]`.
 
-    The kernel sums the gradient for float32 and float64 and an int64 index on the CPU where the scan's runs (see
-    `engine_for`); everything else, and programs that are compiled or exported, use torch's own.
+    The kernel runs for float32 and float64 on the CPU where the scan's does (see `engine_for`); everything else, and
+    programs that are compiled or exported, use torch's own.
+
+    Args:
+        table_RE: embeddings.
+        rows: int64 of any shape `[...]`.
+        ids_IC: int64, of each row the rows of the table.
+
+    Raises:
+        IndexError: for a row or an id that does not exist.
     """
-    if not (torch.is_grad_enabled() and table.requires_grad and index.dtype == torch.int64 and takes(table)):
-        return F.embedding(index, table)
-    found: Tensor = _Lookup.apply(table, index)
+    whole = (rows,) if ids_IC is None else (rows, ids_IC)
+    if not takes(table_RE) or table_RE.dim() != 2 or any(x.dtype != torch.int64 or not x.is_cpu for x in whole):
+        return F.embedding(rows, table_RE) if ids_IC is None else F.embedding(ids_IC[rows], table_RE).flatten(-2)
+    if torch.is_grad_enabled() and table_RE.requires_grad:
+        found: Tensor = _Lookup.apply(table_RE, rows, ids_IC)
+        return found
+    return _forward(table_RE, rows, ids_IC)
+
+
+def _sizes(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None) -> tuple[int, int, int, int, int]:
+    """N, I, C, R, E"""
+    count, width = table_RE.shape
+    ids, columns = (count, 1) if ids_IC is None else ids_IC.shape
+    return rows.numel(), ids, columns, count, width
+
+
+def _forward(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None) -> Tensor:
+    sizes = _sizes(table_RE, rows, ids_IC)
+    _, _, columns, _, width = sizes
+    found = table_RE.new_empty(*rows.shape, columns * width)
+    if call("lookup", (table_RE, rows, ids_IC), sizes, (found,)):
+        raise IndexError(f"a lookup leaves the {sizes[1]} rows of its index or the {sizes[3]} rows of its table.")
     return found
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
-        ctx.rows = len(table)
-        ctx.save_for_backward(index)
-        return F.embedding(index, table)
+    def forward(ctx: Any, table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None) -> Tensor:
+        ctx.sizes = _sizes(table_RE, rows, ids_IC)
+        ctx.save_for_backward(rows, ids_IC)
+        return _forward(table_RE, rows, ids_IC)
 
     @staticmethod
-    def backward(ctx: Any, to_places: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
+    def backward(ctx: Any, to_places: Tensor) -> tuple[Tensor, None, None]:
+        rows, ids_IC = ctx.saved_tensors
+        *_, count, width = ctx.sizes
         if torch.is_grad_enabled():  # a second derivative may follow
-            return torch.ops.aten.embedding_dense_backward(to_places, index, ctx.rows, -1, False), None
-        to_table = to_places.new_empty(ctx.rows, to_places.shape[-1])
-        call("lookup_backward", (to_places, index), (index.numel(), *to_table.shape), (to_table,))
-        return to_table, None
+            index = rows if ids_IC is None else ids_IC[rows]
+            to_ids = to_places.reshape(*index.shape, width)
+            return torch.ops.aten.embedding_dense_backward(to_ids, index, count, -1, False), None, None
+        to_table = to_places.new_empty(count, width)
+        call("lookup_backward", (to_places, rows, ids_IC), ctx.sizes, (to_table,))
+        return to_table, None, None
