@@ -39,8 +39,8 @@ KINDS = {
     "linear layers": ("_Linear", "aten::mm", "aten::addmm"),
     "perceptrons": ("_Perceptron",),
     "gated scan": ("Scan", "gated_scan"),
-    "activations and losses": ("_Dice", "softplus", "softmax", "prelu", "binary_cross"),
-    "embeddings": ("_Lookup", "embedding", "index", "scatter", "gather"),
+    "activations and losses": ("_Dice", "_Softmax", "sigmoid", "prelu", "binary_cross"),
+    "embeddings": ("_Lookup", "_Last", "embedding", "index", "scatter", "gather"),
     "optimizer": ("adam", "Optimizer"),
     "sums, copies": ("aten::add", "aten::mul", "aten::sum", "aten::sub", "aten::cat", "aten::neg", "copy_", "fill_"),
 }

@@ -9,10 +9,9 @@ exported use `dien.export.padded.PaddedSteps`.
 
 from typing import NamedTuple, Self
 
-import torch
 from torch import Tensor
 
-from dien.ops import gated_scan, last_state
+from dien.ops import gated_scan, last_state, layout, softmax
 
 
 class Steps(NamedTuple):
@@ -30,10 +29,7 @@ class Steps(NamedTuple):
     @classmethod
     def of(cls, length_B: Tensor, width: int) -> Self:
         """Steps of rows with the given lengths, padded on the right to `width` = T."""
-        mask_BT = torch.arange(width, device=length_B.device) < length_B[:, None]
-        offsets = torch.cat([length_B.new_zeros(1), length_B.cumsum(0)])
-        cell_N = mask_BT.flatten().nonzero().squeeze(1)
-        return cls(offsets, cell_N // max(width, 1), cell_N, width)
+        return cls(*layout(length_B, width), width)
 
     @property
     def rows(self) -> int:
@@ -59,10 +55,7 @@ class Steps(NamedTuple):
 
     def softmax(self, score_N: Tensor) -> Tensor:
         """Softmax over the steps of each row, [N] -> [N]."""
-        if not len(score_N):  # every history is empty: there is nothing to normalise, and no maximum over T = 0
-            return score_N
-        # A row without steps is all -inf, whose softmax is NaN; it owns no flat step, so the NaN is never read.
-        return self.flat(self.padded(score_N, fill=-torch.inf).softmax(1))
+        return softmax(score_N, self.offsets, self.cell_N, self.width)
 
     def scan(
         self, projected_N3H: Tensor, attention_N: Tensor | None, weight_hh: Tensor, bias_hh: Tensor, *, rule: str

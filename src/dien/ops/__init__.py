@@ -2,8 +2,8 @@
 
 `gated_scan` runs the fastest engine that works on the device of its tensors: a compiled kernel on the CPU, Triton
 kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=reference|cpu|triton forces one.
-`linear` and `Linear` are torch's linear layer, `lookup` its embedding, `perceptron` two hidden layers of sigmoids and
-`dice` the activation Dice, all faster on a CPU.
+`linear` and `Linear` are torch's linear layer, `lookup` its embedding, `perceptron` two hidden layers of sigmoids,
+`dice` the activation Dice, and `layout`, `softmax` and `last_state` know the flat list of steps: all faster on a CPU.
 
 Axes: B rows, N real steps of all rows (row b owns `offsets[b]:offsets[b + 1]`), H hidden.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dien.errors import check_choice
 from dien.ops import library, reference
@@ -22,6 +21,7 @@ from dien.ops.engines import ENGINES, engine_for, traced
 from dien.ops.layout import check_inputs
 from dien.ops.lookup import lookup
 from dien.ops.perceptron import first_layer, perceptron
+from dien.ops.segments import last_state, layout, softmax
 
 __all__ = [
     "ENGINES",
@@ -32,10 +32,12 @@ __all__ = [
     "first_layer",
     "gated_scan",
     "last_state",
+    "layout",
     "linear",
     "lookup",
     "perceptron",
     "rectified",
+    "softmax",
 ]
 
 RULES = tuple(reference.WRITE)
@@ -100,11 +102,3 @@ def gated_scan(
     else:
         states_NH = library.forward(*inputs)[0]
     return states_NH.to(dtype)
-
-
-def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = None) -> Tensor:
-    """State `[B, H]` after the last step of each row; `initial_BH`, or zeros, for rows of length 0."""
-    ended_B = offsets.diff() > 0
-    # Empty rows read a row of zeros put in front: no branch on N, which torch.export does not know.
-    state_BH = F.pad(states_NH, (0, 0, 1, 0))[torch.where(ended_B, offsets[1:], 0)]
-    return state_BH if initial_BH is None else torch.where(ended_B[:, None], state_BH, initial_BH.to(state_BH.dtype))

@@ -112,7 +112,9 @@ def call(
         MemoryError: it found no memory to work in.
     """
     dtype = next(tensor.dtype for tensor in outputs if tensor is not None)
-    function = _function(f"{name}_{SUFFIX[dtype]}", len(inputs) + (numbers is not None), len(sizes), len(outputs))
+    function = _function(
+        f"{name}_{SUFFIX.get(dtype, 'i64')}", len(inputs) + (numbers is not None), len(sizes), len(outputs)
+    )
     contiguous = [None if tensor is None else tensor.contiguous() for tensor in inputs]
     constants = () if numbers is None else ((ctypes.c_double * len(numbers))(*numbers),)
     before, after = ([None if x is None else x.data_ptr() for x in tensors] for tensors in (contiguous, outputs))

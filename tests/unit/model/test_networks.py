@@ -240,5 +240,6 @@ def test_every_parameter_learns(make_network, make_batch, name, activation):
     loss.backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
-        if not key.endswith("slope"):  # Dice's slope starts at 0 behind layers that may be dead for these rows
+        # Dice's slope starts at 0 behind layers that may be dead for these rows, and a softmax sees no constant.
+        if not key.endswith("slope") and key != "attention.rest.1.2.bias":
             assert parameter.grad.abs().max() > 0, key

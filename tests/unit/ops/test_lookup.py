@@ -34,6 +34,27 @@ def test_equals_torch_exactly(shape: tuple[int, ...], dtype: torch.dtype, thread
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0,), (1,), (50,), (70, 3)])
+@pytest.mark.parametrize("columns", [0, 1, 3])
+def test_ids_of_rows_are_looked_up_side_by_side(shape: tuple[int, ...], columns: int, dtype: torch.dtype) -> None:
+    table = torch.randn(90, 18, dtype=dtype, requires_grad=True)
+    ids, rows = torch.randint(0, 90, (40, columns)), torch.randint(0, 40, shape)
+    ours, theirs = lookup(table, rows, ids), F.embedding(ids[rows], table).flatten(-2)
+    assert used_kernel(ours)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(gradient(ours, table), gradient(theirs, table))
+    with torch.no_grad():
+        assert torch.equal(lookup(table, rows, ids), theirs)
+
+
+def test_rows_and_ids_that_do_not_exist() -> None:
+    table, ids = torch.randn(5, 3, requires_grad=True), torch.tensor([[0, 4], [1, 5], [-1, 0]])
+    for row in (3, -1, 1, 2):
+        with pytest.raises(IndexError, match="leaves the 3 rows of its index or the 5 rows of its table"):
+            lookup(table, torch.tensor([0, row]), ids)
+
+
 def test_strided_index_and_gradient() -> None:
     table = torch.randn(20, 3, requires_grad=True)
     index = torch.randint(0, 20, (6, 4)).T
@@ -49,14 +70,15 @@ def test_an_index_of_either_width(dtype: torch.dtype) -> None:
     assert torch.equal(gradient(ours, table), gradient(theirs, table))
 
 
-def test_differentiable_twice() -> None:
+@pytest.mark.parametrize("ids", [None, torch.tensor([[1, 1], [0, 3], [2, 0], [0, 0], [4, 1]])])
+def test_differentiable_twice(ids: Tensor | None) -> None:
     table = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    index = torch.tensor([0, 4, 4])
-    assert torch.autograd.gradgradcheck(lambda table: lookup(table, index).sin(), table)
+    rows = torch.tensor([0, 4, 4])
+    assert torch.autograd.gradgradcheck(lambda table: lookup(table, rows, ids).sin(), table)
 
 
-def test_an_id_beyond_the_table_is_torch_error() -> None:
-    with pytest.raises(IndexError):
+def test_an_id_beyond_the_table_is_refused() -> None:
+    with pytest.raises(IndexError, match="leaves the"):
         lookup(torch.randn(5, 3, requires_grad=True), torch.tensor([5]))
 
 
