@@ -38,7 +38,7 @@ ROWS, ITEMS, USERS, CATEGORIES = 128, 1700, 950, 20
 KINDS = {
     "linear layers": ("_Linear", "aten::mm", "aten::addmm"),
     "perceptrons": ("_Perceptron",),
-    "gated scan": ("Scan", "gated_scan"),
+    "recurrences": ("_Recurrence", "Scan"),
     "activations and losses": ("_Dice", "_Softmax", "sigmoid", "prelu", "binary_cross"),
     "embeddings": ("_Lookup", "_Last", "embedding", "index", "scatter", "gather"),
     "optimizer": ("adam", "Optimizer"),

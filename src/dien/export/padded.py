@@ -55,10 +55,19 @@ class PaddedSteps(NamedTuple):
         share_RT = self.padded(score_N).masked_fill(~self.real_RT, -torch.inf).softmax(1)
         return torch.where(self.real_RT, share_RT, 0.0).flatten()  # a row without steps is all NaN before
 
-    def scan(
-        self, projected_N3H: Tensor, attention_N: Tensor | None, weight_hh: Tensor, bias_hh: Tensor, *, rule: str
+    def recurrence(
+        self,
+        x_NI: Tensor,
+        attention_N: Tensor | None,
+        weight_ih: Tensor,
+        bias_ih: Tensor,
+        weight_hh: Tensor,
+        bias_hh: Tensor,
+        *,
+        rule: str,
     ) -> Tensor:
-        """States [N, H] of a recurrence along each row; padding keeps the state."""
+        """States [N, H] of a recurrent layer along each row; padding keeps the state."""
+        projected_N3H = F.linear(x_NI, weight_ih, bias_ih)
 
         def advance(h_RH: Tensor, now: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             projected_R3H, attention_R1, real_R1 = now

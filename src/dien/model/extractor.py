@@ -14,7 +14,6 @@ from dien import distributed
 from dien.errors import ConfigError
 from dien.model.layers import AfterFirst, check_hidden
 from dien.model.steps import Steps
-from dien.ops import linear
 
 
 class GatedRecurrence(nn.Module):
@@ -35,8 +34,8 @@ class GatedRecurrence(nn.Module):
 
     def forward(self, x_NI: Tensor, steps: Steps, *, rule: str = "gru", attention_N: Tensor | None = None) -> Tensor:
         """[N, I] -> states [N, H]"""
-        projected_N3H = linear(x_NI, self.weight_ih, self.bias_ih)
-        return steps.scan(projected_N3H, attention_N, self.weight_hh, self.bias_hh, rule=rule)
+        weights = (self.weight_ih, self.bias_ih, self.weight_hh, self.bias_hh)
+        return steps.recurrence(x_NI, attention_N, *weights, rule=rule)
 
 
 class DotScorer(nn.Module):

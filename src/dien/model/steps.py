@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from dien.ops import gated_scan, last_state, layout, softmax
+from dien.ops import last_state, layout, recurrence, softmax
 
 
 class Steps(NamedTuple):
@@ -57,11 +57,19 @@ class Steps(NamedTuple):
         """Softmax over the steps of each row, [N] -> [N]."""
         return softmax(score_N, self.offsets, self.cell_N, self.width)
 
-    def scan(
-        self, projected_N3H: Tensor, attention_N: Tensor | None, weight_hh: Tensor, bias_hh: Tensor, *, rule: str
+    def recurrence(
+        self,
+        x_NI: Tensor,
+        attention_N: Tensor | None,
+        weight_ih: Tensor,
+        bias_ih: Tensor,
+        weight_hh: Tensor,
+        bias_hh: Tensor,
+        *,
+        rule: str,
     ) -> Tensor:
-        """States [N, H] of a recurrence along each row; see `dien.ops.gated_scan`."""
-        return gated_scan(projected_N3H, attention_N, self.offsets, weight_hh, bias_hh, rule=rule)
+        """States [N, H] of a recurrent layer along each row; see `dien.ops.recurrence`."""
+        return recurrence(x_NI, attention_N, self.offsets, weight_ih, bias_ih, weight_hh, bias_hh, rule=rule)
 
     def last(self, states_NH: Tensor) -> Tensor:
         """The state after the last step of each row, [N, H] -> [B, H]; 0 for a row without steps."""

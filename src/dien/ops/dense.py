@@ -25,10 +25,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     The kernel runs for float32 and float64 on the CPU where the scan's does (see `engine_for`), for long lists and
     small weights; everything else, autocast, and programs that are compiled or exported use torch's own layer.
     """
-    if not _suits(x, weight, bias):
+    # `traced` comes before all sizes, which would become limits of the program.
+    if traced() or x.numel() * len(weight) < FEWEST or not suits(x, weight, bias):
         return F.linear(x, weight, bias)
     # Without gradients, the call of an autograd function would cost more than a small kernel.
-    run = _Linear.apply if torch.is_grad_enabled() else _forward
+    run = _Linear.apply if torch.is_grad_enabled() else forward
     y: Tensor = run(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], len(weight))
 
@@ -40,26 +41,27 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernel can take these, and is not the wrong one for so large weights."""
     return (
-        not traced()  # before all sizes, which would become limits of the program
+        takes(x, weight, bias)
         and x.dim() >= 1
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
+        and (bias is None or bias.shape == weight.shape[:1])
         and weight.numel() <= LARGEST
-        and x.numel() * len(weight) >= FEWEST
-        and takes(x, weight, bias)
     )
 
 
-def _forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`linear` of tensors that suit."""
     y_NM = x_NK.new_empty(len(x_NK), len(weight))
     call("linear", (x_NK, weight, bias), (*x_NK.shape, len(weight)), (y_NM,))
     return y_NM
 
 
-def _backward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of `_forward` with respect to input (None unless `needs_x`), weight and bias."""
+def backward(grad_NM: Tensor, x_NK: Tensor, weight: Tensor, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of `forward` with respect to input (None unless `needs_x`), weight and bias."""
     to_x = x_NK.new_empty(x_NK.shape) if needs_x else None
     to_weight, to_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
     sizes, outputs = (*x_NK.shape, len(weight)), (to_x, to_weight, to_bias)
@@ -78,10 +80,10 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x_NK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.has_bias = bias is not None
         ctx.save_for_backward(x_NK, weight)
-        return _forward(x_NK, weight, bias)
+        return forward(x_NK, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         inputs = (grad_NM, *ctx.saved_tensors, ctx.needs_input_grad[0])
-        to_x, to_weight, to_bias = once("The linear kernel", _backward, *inputs)
+        to_x, to_weight, to_bias = once("The linear kernel", backward, *inputs)
         return to_x, to_weight, to_bias if ctx.has_bias else None

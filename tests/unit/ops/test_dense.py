@@ -101,6 +101,8 @@ def test_when_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_shapes_are_torch_errors() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         linear(torch.randn(20_000, 31), torch.randn(16, 32))
+    with pytest.raises(RuntimeError, match="size"):  # the kernel would read beyond the bias
+        linear(torch.randn(20_000, 32), torch.randn(16, 32), torch.randn(15))
 
 
 def test_is_a_torch_layer() -> None:

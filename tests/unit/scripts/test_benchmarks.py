@@ -56,7 +56,7 @@ def test_a_profile_knows_the_operations_of_a_step() -> None:
     spent, unknown, median, steps = script.measure("heavy", 3)
     assert sum(spent.values()) == pytest.approx(median)
     assert spent["perceptrons"] > 0.02 * median
-    ours = ("_Linear", "_Perceptron", "_Lookup", "_Dice", "_Softmax", "_Last", "Scan")
+    ours = ("_Linear", "_Perceptron", "_Lookup", "_Dice", "_Softmax", "_Last", "_Recurrence")
     assert not [name for name in unknown if name.startswith(ours)]
     assert 128 <= steps <= 128 * 100
 
