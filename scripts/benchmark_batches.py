@@ -2,8 +2,9 @@
 
 Rows of MovieLens 100K through `dien.data.DataModule`, histories of at most 100 clicks: full (all training rows) and
 heavy (as many of them, drawn so that 5 % have 100 steps and the others 1 to 20). DIEN at the paper's sizes,
-popularity-weighted negatives, one thread. Making a batch and training on it take turns; their times are medians of
-processor time, which others on the machine hardly change. Rates are by the clock: they want idle cores.
+popularity-weighted negatives, one thread. Making a burst of batches and training on it take turns, as in dien-train;
+their times are medians of processor time, which others on the machine hardly change. Rates are by the clock: they want
+idle cores.
 
     python scripts/benchmark_batches.py
     python scripts/benchmark_batches.py --bucket        # and training with data.bucket=0 against 20
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dien.batch import Batch
+from dien.data.bursts import BURST
 from dien.data.datamodule import DataModule
 from dien.data.dataset import RowBatch, SplitRows
 from dien.data.exclusion import EXCLUSIONS
@@ -92,17 +94,18 @@ class Trainer:
 
 
 def milliseconds(data: DataModule, batches: int) -> tuple[float, float]:
-    """Of making a batch, and of the training step on it."""
-    trainer, making, training = Trainer(data), [], []
-    rows = data.train_dataloader()
-    for index in islice(rows.sampler, batches + 5):
+    """Of making a batch, and of the training step on it: means over bursts of batches, medians over the bursts."""
+    trainer, loader = Trainer(data), iter(data.train_dataloader())
+    making, training = [], []
+    for _ in range(2 + batches // BURST):
         begin = time.process_time()
-        batch = rows.dataset[index]
+        burst = list(islice(loader, BURST))
         made = time.process_time()
-        trainer.step(batch)
-        making.append(1e3 * (made - begin))
-        training.append(1e3 * (time.process_time() - made))
-    return statistics.median(making[5:]), statistics.median(training[5:])
+        for batch in burst:
+            trainer.step(batch)
+        making.append(1e3 * (made - begin) / BURST)
+        training.append(1e3 * (time.process_time() - made) / BURST)
+    return statistics.median(making[2:]), statistics.median(training[2:])
 
 
 def rate(data: DataModule, batches: int, consume: Any = lambda batch: None) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from dien.batch import Batch
+from dien.data.bursts import BurstLoader
 from dien.data.dataset import Prepared, SplitRows
 from dien.data.negatives import Draws, Negatives, NegativeSampler
 from dien.data.prepare import place_of, prepare
@@ -254,7 +255,9 @@ class DataModule(LightningDataModule):
             sampler.set_epoch(position(self.trainer)[0])
             if self._position is not None and self._position["batches"]:
                 sampler.resume(self._position)
-        return DataLoader(
+        # Batches of evaluation are large: several of them would only take memory.
+        loader = BurstLoader if shuffle and not self.num_workers else DataLoader
+        return loader(
             rows,
             batch_size=None,
             sampler=sampler,

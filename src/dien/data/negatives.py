@@ -35,6 +35,7 @@ _ROUND_BITS = 5
 _K_BITS = 11
 _MOST_AUXILIARY = 1 << _K_BITS
 _CHECKED_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 10  # draws that cost no more together than the calls for one of them
 
 _Propose = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.int64]]
 
@@ -233,12 +234,21 @@ class NegativeSampler:
         forbids = self.exclusion.against(positives)
 
         def propose(left: NDArray[np.int64], attempts: range, items: _Propose) -> NDArray[np.int64]:
+            """The first allowed of the attempts: one after the other while many are left, those that remain at once."""
             for attempt in attempts:
                 if not len(left):
                     break
-                drawn = items(left, uniform(derive(key_N[left], counter_N[left] + attempt)))
-                item_N[left] = drawn
-                left = left[forbids(left, drawn)]
+                rest = np.arange(attempt, attempts.stop)
+                if attempt < attempts.start + 2 or len(left) * len(rest) > _AT_ONCE:
+                    drawn = items(left, uniform(derive(key_N[left], counter_N[left] + attempt)))
+                    item_N[left] = drawn
+                    left = left[forbids(left, drawn)]
+                    continue
+                at, number = left.repeat(len(rest)), (counter_N[left][:, None] + rest).ravel()
+                drawn = items(at, uniform(derive(key_N[at], number)))
+                allowed = ~forbids(at, drawn).reshape(-1, len(rest))
+                item_N[left] = drawn.reshape(-1, len(rest))[np.arange(len(left)), allowed.argmax(1)]
+                return left[~allowed.any(1)]
             return left
 
         left = np.arange(len(key_N))
