@@ -97,9 +97,11 @@ def milliseconds(data: DataModule, batches: int) -> tuple[float, float]:
     """Of making a batch, and of the training step on it: means over bursts of batches, medians over the bursts."""
     trainer, loader = Trainer(data), iter(data.train_dataloader())
     making, training = [], []
-    for _ in range(2 + batches // BURST):
+    for _ in range(2 + -(-batches // BURST)):
         begin = time.process_time()
         burst = list(islice(loader, BURST))
+        if len(burst) < BURST:
+            break
         made = time.process_time()
         for batch in burst:
             trainer.step(batch)
@@ -112,7 +114,7 @@ def rate(data: DataModule, batches: int, consume: Any = lambda batch: None) -> f
     """Batches a second that a loader delivers to `consume`, once its processes are under way."""
     loader: Iterable[Batch] = data.train_dataloader()
     iterator = iter(loader)
-    for batch in islice(iterator, 5 + 2 * data.num_workers):  # what was read ahead
+    for batch in islice(iterator, 5 + 2 * data.num_workers if data.num_workers else BURST):  # what was read ahead
         consume(batch)
     begin, count = time.perf_counter(), 0
     for batch in islice(iterator, batches):
@@ -152,7 +154,7 @@ def bucketing(options: argparse.Namespace) -> Table:
         for _ in range(options.rounds):
             for way, data in enumerate(ways):
                 # Whole windows, or a round would have more of the long batches, or of the short.
-                whole = max(options.batches // BUCKET, 1) * BUCKET - 5
+                whole = max(options.batches // BUCKET, 1) * BUCKET - BURST
                 rates[way].append(options.batch * rate(data, whole, trainers[way].step))
         plain, bucketed = map(statistics.median, rates)
         table.add_row(lengths, f"{plain:,.0f}", f"{bucketed:,.0f}", f"{bucketed / plain:.2f}")

@@ -1,5 +1,6 @@
 """Batches made several in a row, by the process that trains on them."""
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,5 +19,6 @@ class BurstLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
-        while burst := list(islice(batches, BURST)):
-            yield from burst
+        while burst := deque(islice(batches, BURST)):
+            while burst:
+                yield burst.popleft()  # and hold it no longer

@@ -2,8 +2,9 @@
 
 `gated_scan` runs the fastest engine that works on the device of its tensors: a compiled kernel on the CPU, Triton
 kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=reference|cpu|triton forces one.
-`linear` and `Linear` are torch's linear layer, `lookup` its embedding, `perceptron` two hidden layers of sigmoids,
-`dice` the activation Dice, and `layout`, `softmax` and `last_state` know the flat list of steps: all faster on a CPU.
+`recurrence` is the scan with its input projection, `linear` and `Linear` are torch's linear layer, `lookup` its
+embedding, `perceptron` two hidden layers of sigmoids, `dice` the activation Dice, and `layout`, `softmax` and
+`last_state` know the flat list of steps: all faster on a CPU.
 """
 
 from dien.ops.dense import Linear, linear

@@ -13,7 +13,7 @@ from dien.ops.engines import engine_for, traced
 from dien.ops.layout import COEFFICIENTS, empty_gradients, empty_results, offsets_error
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-OUT_OF_MEMORY = 2  # what a kernel returns then; 0 is done, 1 that the scan's offsets are wrong
+OUT_OF_MEMORY = 2  # what a kernel returns then; 0 is done, 1 that offsets, rows, ids or lengths are wrong
 
 
 def takes(*tensors: Tensor | None) -> bool:
@@ -21,10 +21,11 @@ def takes(*tensors: Tensor | None) -> bool:
 
     For the scan itself see `dien.ops.gated_scan`.
     """
-    if traced() or torch.is_autocast_enabled("cpu") or engine_for("cpu") != "cpu":
+    if traced() or torch.is_autocast_enabled("cpu"):
         return False
     dtype = next(tensor.dtype for tensor in tensors if tensor is not None)
-    return dtype in SUFFIX and all(tensor is None or (tensor.dtype == dtype and tensor.is_cpu) for tensor in tensors)
+    fit = dtype in SUFFIX and all(tensor is None or (tensor.dtype == dtype and tensor.is_cpu) for tensor in tensors)
+    return fit and engine_for("cpu") == "cpu"  # asked last: it compiles the kernels, or says why it cannot
 
 
 def unavailable(device_type: str, double: bool) -> str | None:

@@ -28,7 +28,9 @@ def lookup(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None = None) -> Tens
         IndexError: for a row or an id that does not exist.
     """
     whole = (rows,) if ids_IC is None else (rows, ids_IC)
-    if not takes(table_RE) or table_RE.dim() != 2 or any(x.dtype != torch.int64 or not x.is_cpu for x in whole):
+    matrices = (table_RE,) if ids_IC is None else (table_RE, ids_IC)
+    fit = all(x.dim() == 2 for x in matrices) and all(x.dtype == torch.int64 and x.is_cpu for x in whole)
+    if not fit or not takes(table_RE):
         return F.embedding(rows, table_RE) if ids_IC is None else F.embedding(ids_IC[rows], table_RE).flatten(-2)
     if torch.is_grad_enabled() and table_RE.requires_grad:
         found: Tensor = _Lookup.apply(table_RE, rows, ids_IC)

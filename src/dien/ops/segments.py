@@ -46,7 +46,7 @@ def softmax(score_N: Tensor, offsets: Tensor, cell_N: Tensor, width: int) -> Ten
     Raises:
         ValueError: from the kernel, if offsets do not rise to N.
     """
-    if not takes(score_N) or offsets.dtype != torch.int64:
+    if not _fit(score_N, 1, offsets):
         if not len(score_N):  # every history is empty: there is nothing to normalise, and no maximum over T = 0
             return score_N
         rows = len(offsets) - 1
@@ -65,7 +65,7 @@ def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = N
     Raises:
         ValueError: from the kernel, if offsets do not rise to N.
     """
-    if initial_BH is None and takes(states_NH) and offsets.dtype == torch.int64:
+    if initial_BH is None and _fit(states_NH, 2, offsets):
         if torch.is_grad_enabled() and states_NH.requires_grad:
             last_BH: Tensor = _Last.apply(states_NH, offsets)
             return last_BH
@@ -74,6 +74,18 @@ def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = N
     # Empty rows read a row of zeros put in front: no branch on N, which torch.export does not know.
     state_BH = F.pad(states_NH, (0, 0, 1, 0))[torch.where(ended_B, offsets[1:], 0)]
     return state_BH if initial_BH is None else torch.where(ended_B[:, None], state_BH, initial_BH.to(state_BH.dtype))
+
+
+def _fit(flat: Tensor, axes: int, offsets: Tensor) -> bool:
+    """Whether the kernels can take a flat list with so many axes; otherwise torch says what is wrong."""
+    return (
+        takes(flat)  # before all sizes, which would become limits of a traced program
+        and flat.dim() == axes
+        and offsets.is_cpu
+        and offsets.dtype == torch.int64
+        and offsets.dim() == 1
+        and len(offsets) > 0
+    )
 
 
 def _softmax(score_N: Tensor, offsets: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ def test_rows_and_ids_that_do_not_exist() -> None:
             lookup(table, torch.tensor([0, row]), ids)
 
 
+def test_ids_of_another_shape_are_left_to_torch() -> None:
+    table, ids, rows = torch.randn(9, 3, requires_grad=True), torch.randint(0, 9, (5, 2, 4)), torch.tensor([0, 4])
+    assert torch.equal(lookup(table, rows, ids), F.embedding(ids[rows], table).flatten(-2))
+
+
 def test_strided_index_and_gradient() -> None:
     table = torch.randn(20, 3, requires_grad=True)
     index = torch.randint(0, 20, (6, 4)).T

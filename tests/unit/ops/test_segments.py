@@ -113,6 +113,16 @@ def test_offsets_of_another_list_are_refused(offsets: list[int]) -> None:
         last_state(torch.randn(4, 2), torch.tensor(offsets))
 
 
+def test_lists_and_offsets_of_another_kind_are_left_to_torch() -> None:
+    """The kernels would read what is not there."""
+    offsets, cell_N = torch.tensor([0, 3]), torch.arange(3)
+    with pytest.raises(IndexError, match="dimensionality"):
+        softmax(torch.randn(3, 2), offsets, cell_N, 3)
+    assert last_state(torch.randn(3, 2), offsets.to("meta")).shape == (1, 2)
+    torch.testing.assert_close(softmax(torch.zeros(3), offsets.to("meta"), cell_N, 3), torch.full((3,), 1 / 3))
+    assert softmax(torch.randn(0), cell_N[:0], cell_N[:0], 3).shape == (0,)
+
+
 def test_refuse_second_derivatives() -> None:
     score_N, offsets = torch.randn(4, requires_grad=True), torch.tensor([0, 4])
     (gradient,) = torch.autograd.grad(

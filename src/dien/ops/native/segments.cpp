@@ -76,7 +76,7 @@ void last_backward(const T* to_state, const int64_t* offsets, int64_t B, int64_t
 
 using namespace dien;
 
-// All return 0, or 1 where lengths or offsets are not those of N steps.
+// All return 0, what runs forward also 1 where lengths or offsets are not those of N steps.
 extern "C" int layout_i64(const int64_t* length, int64_t B, int64_t T, int64_t N, int, int64_t* offsets, int64_t* row,
                           int64_t* cell) {
   return !layout(length, B, T, N, offsets, row, cell);
