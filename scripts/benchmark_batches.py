@@ -114,7 +114,7 @@ def rate(data: DataModule, batches: int, consume: Any = lambda batch: None) -> f
     """Batches a second that a loader delivers to `consume`, once its processes are under way."""
     loader: Iterable[Batch] = data.train_dataloader()
     iterator = iter(loader)
-    for batch in islice(iterator, 5 + 2 * data.num_workers if data.num_workers else BURST):  # what was read ahead
+    for batch in islice(iterator, BURST + 2 * data.num_workers):  # what was read ahead
         consume(batch)
     begin, count = time.perf_counter(), 0
     for batch in islice(iterator, batches):

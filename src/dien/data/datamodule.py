@@ -1,13 +1,10 @@
 """The data of a run: prepared once per node, opened by every process, read by any number of workers."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, Trainer
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from dien.batch import Batch
 from dien.data.bursts import BurstLoader
@@ -19,11 +16,9 @@ from dien.data.sampler import RowSampler
 from dien.data.sources.base import Source
 from dien.data.storage import check_fingerprint
 from dien.data.translate import translated
+from dien.data.workers import outlive_signals, send
 from dien.errors import ConfigError, check_whole
 from dien.tables import Table
-
-_GRACE = 30
-"""Seconds that a reading process lives on after SIGTERM."""
 
 
 class DataModule(LightningDataModule):
@@ -261,12 +256,12 @@ class DataModule(LightningDataModule):
             rows,
             batch_size=None,
             sampler=sampler,
-            collate_fn=_send,
+            collate_fn=send,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             persistent_workers=self.persistent_workers and self.num_workers > 0 and shuffle,
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=outlive_signals,
         )
 
 
@@ -275,32 +270,3 @@ def position(trainer: Trainer) -> tuple[int, int]:
     progress: Any = trainer.fit_loop.epoch_progress.current
     under_way = progress.processed < progress.ready
     return progress.processed, trainer.fit_loop.epoch_loop.batch_progress.current.completed if under_way else 0
-
-
-def _outlive_signals(worker: int) -> None:
-    """A signal to all processes of a job ends this one by way of the training process, which has a step to finish."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
-
-
-class _Parcel:
-    """A batch on its way out of a worker: it unpickles as the batch itself.
-
-    Tensors would travel as one shared-memory file each, which costs several times the making of the batch and fails
-    where shared memory is small (containers); plain bytes through the pipe do not.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack, tuple(tensor.numpy() for tensor in self.batch)
-
-
-def _unpack(*arrays: NDArray[Any]) -> Batch:
-    return Batch(*map(torch.from_numpy, arrays))
-
-
-def _send(batch: Any) -> Any:
-    return batch if get_worker_info() is None else _Parcel(batch)

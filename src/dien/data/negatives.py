@@ -238,18 +238,19 @@ class NegativeSampler:
             for attempt in attempts:
                 if not len(left):
                     break
-                rest = np.arange(attempt, attempts.stop)
-                if attempt < attempts.start + 2 or len(left) * len(rest) > _AT_ONCE:
-                    drawn = items(left, uniform(derive(key_N[left], counter_N[left] + attempt)))
-                    item_N[left] = drawn
-                    left = left[forbids(left, drawn)]
-                    continue
-                at, number = left.repeat(len(rest)), (counter_N[left][:, None] + rest).ravel()
-                drawn = items(at, uniform(derive(key_N[at], number)))
-                allowed = ~forbids(at, drawn).reshape(-1, len(rest))
-                item_N[left] = drawn.reshape(-1, len(rest))[np.arange(len(left)), allowed.argmax(1)]
-                return left[~allowed.any(1)]
+                if attempt >= attempts.start + 2 and len(left) * (attempts.stop - attempt) <= _AT_ONCE:
+                    return propose_together(left, np.arange(attempt, attempts.stop), items)
+                drawn = items(left, uniform(derive(key_N[left], counter_N[left] + attempt)))
+                item_N[left] = drawn
+                left = left[forbids(left, drawn)]
             return left
+
+        def propose_together(left: NDArray[np.int64], rest: NDArray[np.int64], items: _Propose) -> NDArray[np.int64]:
+            at, number = left.repeat(len(rest)), (counter_N[left][:, None] + rest).ravel()
+            drawn = items(at, uniform(derive(key_N[at], number)))
+            allowed = ~forbids(at, drawn).reshape(-1, len(rest))
+            item_N[left] = drawn.reshape(-1, len(rest))[np.arange(len(left)), allowed.argmax(1)]
+            return left[~allowed.any(1)]
 
         left = np.arange(len(key_N))
         if skips is not None:

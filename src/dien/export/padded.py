@@ -59,14 +59,11 @@ class PaddedSteps(NamedTuple):
         self,
         x_NI: Tensor,
         attention_N: Tensor | None,
-        weight_ih: Tensor,
-        bias_ih: Tensor,
-        weight_hh: Tensor,
-        bias_hh: Tensor,
-        *,
+        *weights: Tensor,
         rule: str,
     ) -> Tensor:
         """States [N, H] of a recurrent layer along each row; padding keeps the state."""
+        weight_ih, bias_ih, weight_hh, bias_hh = weights
         projected_N3H = F.linear(x_NI, weight_ih, bias_ih)
 
         def advance(h_RH: Tensor, now: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from dien.ops import last_state, layout, recurrence, softmax
+from dien.ops import flat_steps, last_state, recurrence, softmax
 
 
 class Steps(NamedTuple):
@@ -29,7 +29,7 @@ class Steps(NamedTuple):
     @classmethod
     def of(cls, length_B: Tensor, width: int) -> Self:
         """Steps of rows with the given lengths, padded on the right to `width` = T."""
-        return cls(*layout(length_B, width), width)
+        return cls(*flat_steps(length_B, width), width)
 
     @property
     def rows(self) -> int:
@@ -61,15 +61,11 @@ class Steps(NamedTuple):
         self,
         x_NI: Tensor,
         attention_N: Tensor | None,
-        weight_ih: Tensor,
-        bias_ih: Tensor,
-        weight_hh: Tensor,
-        bias_hh: Tensor,
-        *,
+        *weights: Tensor,
         rule: str,
     ) -> Tensor:
-        """States [N, H] of a recurrent layer along each row; see `dien.ops.recurrence`."""
-        return recurrence(x_NI, attention_N, self.offsets, weight_ih, bias_ih, weight_hh, bias_hh, rule=rule)
+        """States [N, H] of a recurrent layer along each row; weights and rule are those of `dien.ops.recurrence`."""
+        return recurrence(x_NI, attention_N, self.offsets, *weights, rule=rule)
 
     def last(self, states_NH: Tensor) -> Tensor:
         """The state after the last step of each row, [N, H] -> [B, H]; 0 for a row without steps."""

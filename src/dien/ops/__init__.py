@@ -3,7 +3,7 @@
 `gated_scan` runs the fastest engine that works on the device of its tensors: a compiled kernel on the CPU, Triton
 kernels on CUDA, plain torch (`reference`, the definition) elsewhere. DIEN_SCAN=reference|cpu|triton forces one.
 `recurrence` is the scan with its input projection, `linear` and `Linear` are torch's linear layer, `lookup` its
-embedding, `perceptron` two hidden layers of sigmoids, `dice` the activation Dice, and `layout`, `softmax` and
+embedding, `perceptron` two hidden layers of sigmoids, `dice` the activation Dice, and `flat_steps`, `softmax` and
 `last_state` know the flat list of steps: all faster on a CPU.
 """
 
@@ -14,7 +14,7 @@ from dien.ops.lookup import lookup
 from dien.ops.perceptron import first_layer, perceptron
 from dien.ops.recurrence import recurrence
 from dien.ops.scan import RULES, gated_scan
-from dien.ops.segments import last_state, layout, softmax
+from dien.ops.segments import flat_steps, last_state, softmax
 
 __all__ = [
     "ENGINES",
@@ -23,9 +23,9 @@ __all__ = [
     "dice",
     "engine_for",
     "first_layer",
+    "flat_steps",
     "gated_scan",
     "last_state",
-    "layout",
     "linear",
     "lookup",
     "perceptron",

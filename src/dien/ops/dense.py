@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     small weights; everything else, autocast, and programs that are compiled or exported use torch's own layer.
     """
     # `traced` comes before all sizes, which would become limits of the program.
-    if traced() or x.numel() * len(weight) < FEWEST or not suits(x, weight, bias):
+    if traced() or x.numel() * len(weight) < FEWEST or not (takes(x, weight, bias) and fits(x, weight, bias)):
         return F.linear(x, weight, bias)
     # Without gradients, the call of an autograd function would cost more than a small kernel.
     run = _Linear.apply if torch.is_grad_enabled() else forward
@@ -41,11 +41,10 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the kernel can take these, and is not the wrong one for so large weights."""
+def fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the shapes are those of a layer, and the kernel is not the wrong one for so large weights."""
     return (
-        takes(x, weight, bias)
-        and x.dim() >= 1
+        x.dim() >= 1
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
         and (bias is None or bias.shape == weight.shape[:1])

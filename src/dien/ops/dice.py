@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dien.ops.cpu import call, takes
-from dien.ops.once import once
+from dien.ops.once import differentiable, once
 
 
 def dice(
@@ -40,7 +40,7 @@ def dice(
     if not takes(*inputs) or not _fit(*inputs, training):
         normal_BD = F.batch_norm(x_BD, running_mean_D, running_var_D, training=training, momentum=momentum, eps=eps)
         return rectified(x_BD, normal_BD, slope_D)
-    if torch.is_grad_enabled() and (x_BD.requires_grad or slope_D.requires_grad):
+    if differentiable(x_BD, slope_D):
         y_BD: Tensor = _Dice.apply(*inputs, training, momentum, eps)
         return y_BD
     return _forward(*inputs, training, momentum, eps, save=False)[0]

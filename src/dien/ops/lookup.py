@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dien.ops.cpu import call, takes
+from dien.ops.once import differentiable
 
 
 def lookup(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None = None) -> Tensor:
@@ -27,12 +28,11 @@ def lookup(table_RE: Tensor, rows: Tensor, ids_IC: Tensor | None = None) -> Tens
     Raises:
         IndexError: for a row or an id that does not exist.
     """
-    whole = (rows,) if ids_IC is None else (rows, ids_IC)
-    matrices = (table_RE,) if ids_IC is None else (table_RE, ids_IC)
-    fit = all(x.dim() == 2 for x in matrices) and all(x.dtype == torch.int64 and x.is_cpu for x in whole)
+    ids = () if ids_IC is None else (ids_IC,)
+    fit = all(x.dim() == 2 for x in (table_RE, *ids)) and all(x.dtype == torch.int64 and x.is_cpu for x in (rows, *ids))
     if not fit or not takes(table_RE):
         return F.embedding(rows, table_RE) if ids_IC is None else F.embedding(ids_IC[rows], table_RE).flatten(-2)
-    if torch.is_grad_enabled() and table_RE.requires_grad:
+    if differentiable(table_RE):
         found: Tensor = _Lookup.apply(table_RE, rows, ids_IC)
         return found
     return _forward(table_RE, rows, ids_IC)

@@ -1,11 +1,17 @@
-"""Kernels have gradients, and those have none: what the autograd functions of the package share."""
+"""What the autograd functions of the package share: when they run, and that their gradients have none."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dien.errors import DienError
+
+
+def differentiable(*tensors: Tensor | None) -> bool:
+    """Whether a backward may follow, for which autograd needs a function; without one its call would cost in vain."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def once(what: str, run: Callable[..., Any], *inputs: Any) -> Any:

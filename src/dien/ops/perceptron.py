@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dien.ops.cpu import call, takes
-from dien.ops.once import once
+from dien.ops.once import differentiable, once
 
 
 def perceptron(
@@ -48,7 +48,7 @@ def perceptron(
     if not takes(*inputs) or not _fit(row_N, *inputs):
         first_NA = first_layer(x_NK, shared_SL, row_N, first_AI, bias_A)
         return F.linear(F.linear(first_NA.sigmoid(), second_MA, bias_M).sigmoid(), output_1M, bias_1)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+    if differentiable(*inputs):
         score_N1: Tensor = _Perceptron.apply(row_N, *inputs)
         return score_N1
     return _forward(row_N, *inputs, save=False)[0]

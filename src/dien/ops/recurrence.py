@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dien.ops import cpu, dense
 from dien.ops.layout import check_inputs
-from dien.ops.once import once
+from dien.ops.once import differentiable, once
 from dien.ops.scan import gated_scan
 
 
@@ -30,8 +30,8 @@ def recurrence(
     Autograd sees one function where both kernels of the CPU would run: to call another costs as much as a short scan.
     """
     tensors = (x_NI, attention_N, weight_ih, bias_ih, weight_hh, bias_hh)
-    saves = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    if not saves or not dense.suits(x_NI, weight_ih, bias_ih) or x_NI.dim() != 2 or not cpu.takes(*tensors):
+    fit = differentiable(*tensors) and cpu.takes(*tensors) and x_NI.dim() == 2 and dense.fits(x_NI, weight_ih, bias_ih)
+    if not fit:
         return gated_scan(dense.linear(x_NI, weight_ih, bias_ih), attention_N, offsets, weight_hh, bias_hh, rule=rule)
     states_NH: Tensor = _Recurrence.apply(x_NI, attention_N, offsets, weight_ih, bias_ih, weight_hh, bias_hh, rule)
     return states_NH

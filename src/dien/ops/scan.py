@@ -12,6 +12,7 @@ from dien.errors import check_choice
 from dien.ops import library, reference
 from dien.ops.engines import engine_for, traced
 from dien.ops.layout import check_inputs
+from dien.ops.once import differentiable
 
 RULES = tuple(reference.WRITE)
 
@@ -65,7 +66,7 @@ def gated_scan(
         wide = torch.promote_types(dtype, torch.float32)
         tensors = [x if x is None else x.to(wide) for x in tensors]
     projected, attention, weight, bias, initial = tensors
-    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    save = differentiable(*tensors)
     inputs = (projected, attention, offsets, weight, bias, initial, rule, save)
     states_NH: Tensor
     if by_operator:

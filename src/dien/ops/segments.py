@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from dien.ops.cpu import call, takes
 from dien.ops.engines import engine_for, traced
 from dien.ops.layout import offsets_error
-from dien.ops.once import once
+from dien.ops.once import differentiable, once
 
 
-def layout(length_B: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def flat_steps(length_B: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Offsets `[B + 1]`, the row of every step and its cell in the padded layout, `[N]` each, all int64.
 
     Args:
@@ -33,15 +33,15 @@ def layout(length_B: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         offsets = torch.cat([length_B.new_zeros(1), length_B.cumsum(0)])
         cell_N = mask_BT.flatten().nonzero().squeeze(1)
         return offsets, cell_N // max(width, 1), cell_N
-    rows, steps = len(length_B), int(length_B.sum())
-    made = (length_B.new_empty(rows + 1), length_B.new_empty(max(steps, 0)), length_B.new_empty(max(steps, 0)))
-    if call("layout", (length_B,), (rows, width, steps), made):
+    rows, steps = len(length_B), max(int(length_B.sum()), 0)
+    made = (length_B.new_empty(rows + 1), length_B.new_empty(steps), length_B.new_empty(steps))
+    if call("flat_steps", (length_B,), (rows, width, steps), made):
         raise ValueError(f"lengths must lie within 0 and the width {width}, got {length_B.tolist()}.")
     return made
 
 
 def softmax(score_N: Tensor, offsets: Tensor, cell_N: Tensor, width: int) -> Tensor:
-    """Softmax over the steps of each row, `[N]`; the layout is that of `layout`.
+    """Softmax over the steps of each row, `[N]`; the layout is that of `flat_steps`.
 
     Raises:
         ValueError: from the kernel, if offsets do not rise to N.
@@ -53,7 +53,7 @@ def softmax(score_N: Tensor, offsets: Tensor, cell_N: Tensor, width: int) -> Ten
         score_BT = score_N.new_full((rows * width,), -torch.inf).index_copy(0, cell_N, score_N).view(rows, width)
         # A row without steps is all -inf, whose softmax is NaN; it owns no flat step, so the NaN is never read.
         return score_BT.softmax(1).flatten().index_select(0, cell_N)
-    if torch.is_grad_enabled() and score_N.requires_grad:
+    if differentiable(score_N):
         share_N: Tensor = _Softmax.apply(score_N, offsets)
         return share_N
     return _softmax(score_N, offsets)
@@ -66,7 +66,7 @@ def last_state(states_NH: Tensor, offsets: Tensor, initial_BH: Tensor | None = N
         ValueError: from the kernel, if offsets do not rise to N.
     """
     if initial_BH is None and _fit(states_NH, 2, offsets):
-        if torch.is_grad_enabled() and states_NH.requires_grad:
+        if differentiable(states_NH):
             last_BH: Tensor = _Last.apply(states_NH, offsets)
             return last_BH
         return _last(states_NH, offsets)

@@ -105,3 +105,20 @@ def fresh_choice() -> Iterator[None]:
     engines._choose.cache_clear()
     yield
     engines._choose.cache_clear()
+
+
+class Drop(torch.autograd.Function):
+    """The identity, whose backward knows no gradient."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> None:
+        return None
+
+
+@pytest.fixture(scope="session")
+def drop() -> Callable[[Tensor], Tensor]:
+    return Drop.apply

@@ -196,19 +196,7 @@ def test_gates_are_kept_only_for_a_backward(make_problem, monkeypatch) -> None:
     assert kept == [True, False, False, True]
 
 
-class Drop(torch.autograd.Function):
-    """The identity, whose backward knows no gradient."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> None:
-        return None
-
-
-def test_no_gradient_is_made_up(make_problem, monkeypatch) -> None:
+def test_no_gradient_is_made_up(make_problem, drop, monkeypatch) -> None:
     """Neither for the saved gates, which would be zeros [N, 4H], nor for states that nobody asks about."""
     gradients, backward = [], library._backward
     monkeypatch.setattr(library, "_backward", lambda *a, **k: (gradients.append(a[1:]), backward(*a, **k))[1])
@@ -216,7 +204,7 @@ def test_no_gradient_is_made_up(make_problem, monkeypatch) -> None:
     states = problem.states(gated_scan)
     (states * 2).sum().backward(retain_graph=True)
     assert gradients.pop()[1] is None
-    found = torch.autograd.grad(Drop.apply(states).sum(), problem.leaves, allow_unused=True)
+    found = torch.autograd.grad(drop(states).sum(), problem.leaves, allow_unused=True)
     assert gradients == [(None, None)]
     assert found == (None,) * len(problem.leaves)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dien.errors import DienError
-from dien.ops import last_state, layout, softmax
+from dien.ops import flat_steps, last_state, softmax
 
 LENGTHS = [[], [0], [1], [0, 0, 0], [3, 0, 1, 5], [0, 4, 0], [100, 1, 0, 7, 20]]
 
@@ -29,7 +29,7 @@ def parts(flat: Tensor, lengths: list[int]) -> Iterator[Tensor]:
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_where_steps_lie(engine: str, lengths: list[int], extra: int) -> None:
     width = max(lengths, default=0) + extra
-    offsets, row_N, cell_N = layout(torch.tensor(lengths, dtype=torch.int64), width)
+    offsets, row_N, cell_N = flat_steps(torch.tensor(lengths, dtype=torch.int64), width)
     steps = [(b, t) for b, length in enumerate(lengths) for t in range(length)]
     assert offsets.tolist() == [sum(lengths[:b]) for b in range(len(lengths) + 1)]
     assert row_N.tolist() == [b for b, _ in steps]
@@ -40,14 +40,14 @@ def test_where_steps_lie(engine: str, lengths: list[int], extra: int) -> None:
 @pytest.mark.parametrize("lengths", [[1, 5], [-1, 2], [2, -2], [-3]])
 def test_lengths_out_of_range_are_named(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"lengths must lie within 0 and the width 4, got \["):
-        layout(torch.tensor(lengths), 4)
+        flat_steps(torch.tensor(lengths), 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_softmax_is_that_of_each_row(engine: str, lengths: list[int], dtype: torch.dtype, assert_close) -> None:
     width = max(lengths, default=0)
-    offsets, _, cell_N = layout(torch.tensor(lengths, dtype=torch.int64), width)
+    offsets, _, cell_N = flat_steps(torch.tensor(lengths, dtype=torch.int64), width)
     score_N = (torch.randn(sum(lengths), dtype=dtype) * 5).requires_grad_()
     weights = torch.randn(sum(lengths), dtype=dtype)
     share_N = softmax(score_N, offsets, cell_N, width)
@@ -60,7 +60,7 @@ def test_softmax_is_that_of_each_row(engine: str, lengths: list[int], dtype: tor
 
 
 def test_softmax_of_large_and_equal_scores() -> None:
-    offsets, _, cell_N = layout(torch.tensor([3, 2, 1]), 3)
+    offsets, _, cell_N = flat_steps(torch.tensor([3, 2, 1]), 3)
     share_N = softmax(torch.tensor([1e4, 1e4, -1e4, 0.0, -200.0, -3e38]), offsets, cell_N, 3)
     assert torch.equal(share_N, torch.tensor([0.5, 0.5, 0.0, 1.0, 0.0, 1.0]))
     not_a_number = softmax(torch.tensor([1.0, torch.nan, 2.0, 0.0, 0.0, 0.0]), offsets, cell_N, 3)
@@ -70,7 +70,7 @@ def test_softmax_of_large_and_equal_scores() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_last_states(engine: str, lengths: list[int], dtype: torch.dtype) -> None:
-    offsets, *_ = layout(torch.tensor(lengths, dtype=torch.int64), max(lengths, default=0))
+    offsets, *_ = flat_steps(torch.tensor(lengths, dtype=torch.int64), max(lengths, default=0))
     states_NH = torch.randn(sum(lengths), 5, dtype=dtype, requires_grad=True)
     nothing = states_NH.new_zeros(5)
     expected = [part[-1] if len(part) else nothing for part in parts(states_NH, lengths)]
@@ -94,7 +94,7 @@ def test_last_states_after_states_from_before() -> None:
 def test_any_batch(lengths: list[int]) -> None:
     """Gradients of the kernels are those of finite differences, shares sum to one."""
     width = max(lengths, default=0)
-    offsets, _, cell_N = layout(torch.tensor(lengths, dtype=torch.int64), width)
+    offsets, _, cell_N = flat_steps(torch.tensor(lengths, dtype=torch.int64), width)
     score_N = torch.randn(sum(lengths), dtype=torch.float64, requires_grad=True)
     share_N = softmax(score_N, offsets, cell_N, width).detach()
     sums = [float(part.sum()) for part in parts(share_N, lengths)]

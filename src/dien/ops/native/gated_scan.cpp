@@ -17,6 +17,7 @@
 #include <numeric>
 #include <vector>
 
+#include "offsets.h"
 #include "product.h"
 #include "rule.h"
 
@@ -59,13 +60,6 @@ struct Schedule {
   }
   int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }
 };
-
-bool valid(const int64_t* offsets, int64_t batch, int64_t steps) {
-  if (offsets[0] != 0 || offsets[batch] != steps) return false;
-  for (int64_t b = 0; b < batch; ++b)
-    if (offsets[b + 1] < offsets[b]) return false;
-  return true;
-}
 
 template <class T>
 struct Arguments {
@@ -301,7 +295,7 @@ using namespace dien;
                                 const T* weight, const T* bias, const T* initial, const double* rule,         \
                                 int64_t batch, int64_t steps, int64_t hidden, int threads, T* states,         \
                                 T* saved) {                                                                   \
-    if (!valid(offsets, batch, steps)) return 1;                                                              \
+    if (!rise_to_end(offsets, batch, steps)) return 1;                                                              \
     const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                               \
     return status_of([&] {                                                                                    \
       forward<T>({attention, offsets, weight, initial, hidden, write, states, saved}, projected, bias, batch, \
@@ -312,7 +306,7 @@ using namespace dien;
       const T* grad_states, const T* attention, const int64_t* offsets, const T* weight, const T* initial,    \
       T* states, T* saved, const double* rule, int64_t batch, int64_t steps, int64_t hidden, int threads,     \
       T* grad_projected, T* grad_attention, T* grad_weight, T* grad_bias, T* grad_initial) {                  \
-    if (!valid(offsets, batch, steps)) return 1;                                                              \
+    if (!rise_to_end(offsets, batch, steps)) return 1;                                                              \
     const Rule<T> write = {T(rule[0]), T(rule[1]), T(rule[2])};                                               \
     return status_of([&] {                                                                                    \
       backward<T>({attention, offsets, weight, initial, hidden, write, states, saved},                        \

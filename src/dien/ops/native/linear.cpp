@@ -22,14 +22,12 @@ void linear(const T* x, const T* weight, const T* bias, int64_t N, int64_t K, in
   {
     const Buffer<T> out = zeros<T>(kRows * panels.width);
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < N; i += kRows) {
-      const int64_t count = std::min<int64_t>(kRows, N - i);
-      const T* rows[kRows];
-      for (int64_t r = 0; r < count; ++r) rows[r] = x + (i + r) * K;
-      prefetch<true>(y + (i + kRows) * M, kRows * M);
-      product(static_cast<int>(count), rows, panels, start.get(), 0, out.get());
-      unpad(out.get(), panels.width, count, M, y + i * M);
-    }
+    for (int64_t tile = 0; tile < N; tile += kRows)
+      over_tiles(x, K, tile, std::min<int64_t>(tile + kRows, N), [&](int64_t i, int count, const T* const* rows) {
+        prefetch<true>(y + (i + kRows) * M, kRows * M);
+        product(count, rows, panels, start.get(), 0, out.get());
+        unpad(out.get(), panels.width, count, M, y + i * M);
+      });
   }
 }
 
@@ -56,14 +54,11 @@ void linear_backward(const T* to_y, const T* x, const T* weight, int64_t N, int6
         const int64_t steps = std::min(kPiece, end - first);
         for (int64_t i = 0; i < steps; ++i)
           std::copy_n(to_y + (first + i) * M, M, gradient.get() + i * width);
-        for (int64_t i = 0; to_x && i < steps; i += kRows) {
-          const int64_t count = std::min<int64_t>(kRows, steps - i);
-          const T* rows[kRows];
-          for (int64_t r = 0; r < count; ++r) rows[r] = gradient.get() + (i + r) * width;
+        over_tiles(gradient.get(), width, 0, to_x ? steps : 0, [&](int64_t i, int count, const T* const* rows) {
           prefetch<true>(to_x + (first + i + kRows) * K, kRows * K);
-          product(static_cast<int>(count), rows, panels, start.get(), 0, out.get());
+          product(count, rows, panels, start.get(), 0, out.get());
           unpad(out.get(), panels.width, count, K, to_x + (first + i) * K);
-        }
+        });
         inputs[0] = {gradient.get(), x + first * K, steps, K};
         ones[0] = {gradient.get(), &one, steps, 0};
         outer(inputs, K, width, sum);

@@ -34,17 +34,6 @@ bool valid(const int64_t* row, int64_t N, int64_t S) {
   return !N || (row[0] >= 0 && row[N - 1] < S && std::is_sorted(row, row + N));
 }
 
-// Calls f(step, count, rows) for tiles of the steps begin..end; `rows` are those of x [.., stride].
-template <class T, class F>
-void over_tiles(const T* x, int64_t stride, int64_t begin, int64_t end, const F& f) {
-  const T* rows[kRows];
-  for (int64_t i = begin; i < end; i += kRows) {
-    const int count = static_cast<int>(std::min<int64_t>(kRows, end - i));
-    for (int r = 0; r < count; ++r) rows[r] = x + (i + r) * stride;
-    f(i, count, rows);
-  }
-}
-
 // first [N, A] and second [N, M] take the layers' values for the backward; null: they are not kept.
 template <class T>
 void perceptron(const T* x, const T* shared, const int64_t* row, const Layers<T>& layers, const T* first_bias,
@@ -174,9 +163,9 @@ void perceptron_backward(const T* to_y, const T* x, const T* shared, const int64
       }
       for (int64_t from = row_of(part); from < row_end; from += kPiece) {
         const int64_t count = std::min(kPiece, row_end - from);
-        over_tiles(to_rows.get(), units, from, from + count, [&](int64_t s, int count, const T* const* rows) {
-          product(count, rows, shared_panels, nothing.get(), 0, out.get());
-          unpad(out.get(), shared_panels.width, count, L, to.shared + s * L);
+        over_tiles(to_rows.get(), units, from, from + count, [&](int64_t s, int tile, const T* const* rows) {
+          product(tile, rows, shared_panels, nothing.get(), 0, out.get());
+          unpad(out.get(), shared_panels.width, tile, L, to.shared + s * L);
         });
         add_outer({to_rows.get() + from * units, shared + from * L, count, L}, L, units, first_sum);
         add_outer({to_rows.get() + from * units, &one, count, 0}, 1, units, first_sum + (L + K) * units);

@@ -166,6 +166,17 @@ void product(int count, const T* const* rows, const Panels<T>& panels, const T* 
   });
 }
 
+// Calls f(step, count, rows) for tiles of the steps begin..end; `rows` are those of x [.., stride].
+template <class T, class F>
+void over_tiles(const T* x, int64_t stride, int64_t begin, int64_t end, const F& f) {
+  const T* rows[kRows];
+  for (int64_t i = begin; i < end; i += kRows) {
+    const int count = static_cast<int>(std::min<int64_t>(kRows, end - i));
+    for (int r = 0; r < count; ++r) rows[r] = x + (i + r) * stride;
+    f(i, count, rows);
+  }
+}
+
 // Two rows share the division of their sigmoids; the last of an odd number is its own partner.
 template <class T>
 inline T* partner(T* row, int r, int count, int64_t width) {

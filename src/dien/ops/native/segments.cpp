@@ -9,17 +9,14 @@
 #include <cmath>
 #include <cstdint>
 
+#include "offsets.h"
 #include "product.h"
 
 namespace dien {
 namespace {
 
-bool valid(const int64_t* offsets, int64_t B, int64_t N) {
-  return offsets[0] == 0 && offsets[B] == N && std::is_sorted(offsets, offsets + B + 1);
-}
-
 // false where a length is not within 0 and T, or the lengths are not N steps.
-bool layout(const int64_t* length, int64_t B, int64_t T, int64_t N, int64_t* offsets, int64_t* row, int64_t* cell) {
+bool flat_steps(const int64_t* length, int64_t B, int64_t T, int64_t N, int64_t* offsets, int64_t* row, int64_t* cell) {
   int64_t step = offsets[0] = 0;
   for (int64_t b = 0; b < B; ++b) {
     if (length[b] < 0 || length[b] > T || length[b] > N - step) return false;
@@ -77,14 +74,14 @@ void last_backward(const T* to_state, const int64_t* offsets, int64_t B, int64_t
 using namespace dien;
 
 // All return 0, what runs forward also 1 where lengths or offsets are not those of N steps.
-extern "C" int layout_i64(const int64_t* length, int64_t B, int64_t T, int64_t N, int, int64_t* offsets, int64_t* row,
+extern "C" int flat_steps_i64(const int64_t* length, int64_t B, int64_t T, int64_t N, int, int64_t* offsets, int64_t* row,
                           int64_t* cell) {
-  return !layout(length, B, T, N, offsets, row, cell);
+  return !flat_steps(length, B, T, N, offsets, row, cell);
 }
 
 #define DIEN_EXPORT(T, NAME)                                                                                        \
   extern "C" int softmax_##NAME(const T* score, const int64_t* offsets, int64_t B, int64_t N, int, T* share) {      \
-    if (!valid(offsets, B, N)) return 1;                                                                            \
+    if (!rise_to_end(offsets, B, N)) return 1;                                                                            \
     softmax(score, offsets, B, share);                                                                              \
     return 0;                                                                                                       \
   }                                                                                                                 \
@@ -95,7 +92,7 @@ extern "C" int layout_i64(const int64_t* length, int64_t B, int64_t T, int64_t N
   }                                                                                                                 \
   extern "C" int last_##NAME(const T* states, const int64_t* offsets, int64_t B, int64_t N, int64_t H, int,         \
                              T* state) {                                                                            \
-    if (!valid(offsets, B, N)) return 1;                                                                            \
+    if (!rise_to_end(offsets, B, N)) return 1;                                                                            \
     last(states, offsets, B, H, state);                                                                             \
     return 0;                                                                                                       \
   }                                                                                                                 \
